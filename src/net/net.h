@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * net.h - packet ends: frames in, frames out.  A netdev is the host end of a guest's network card.
+ *
+ * Kinds: user (libslirp in its own sandboxed process, DHCP, DNS, hostfwd), tap, socket, none.
+ * One device attaches to one netdev.  Frames are Ethernet without FCS, at most 64 KiB + headers.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/uio.h>
+
+#include "base/types.h"
+
+struct net;
+
+/* Where frames from the host go. Runs on the netdev's own thread; the device takes its lock
+ * itself (dev_lock). Returning false means "no room": the frame is kept and offered again after
+ * net_ready(). */
+struct net_user {
+    bool (*receive)(void *opaque, const u8 *frame, size_t n);
+    void (*link)(void *opaque, bool up);
+};
+
+/* opts: "user,id=n0,hostfwd=tcp::2222-:22", "tap,id=n1,ifname=tap0,script=no" as in -netdev. */
+struct net *net_new(const char *opts, GError **error);
+const char *net_id(const struct net *);
+void net_free(struct net *);
+bool net_attach(struct net *, const struct net_user *, void *opaque);
+void net_detach(struct net *);
+/* A frame from the guest, gathered. Copies; never blocks; drops when the host end is full. Any
+ * thread. */
+void net_send(struct net *, const struct iovec *, int n);
+void net_ready(struct net *); /* the device has room again; any thread */
+void net_pause(struct net *, bool paused); /* guest stopped: keep frames back */
