@@ -24,6 +24,7 @@ struct region {
     u8 min, max; /* access sizes the handlers take; 1, 2, 4 or 8 */
     u64 (*read)(struct dev *, u64 off, unsigned size);
     void (*write)(struct dev *, u64 off, u64 val, unsigned size);
+    bool unlocked; /* the handlers lock for themselves: a page that differs for each vCPU */
 };
 
 struct bus *bus_new(const char *name, u64 size); /* size: 0x10000 for ports, 0 = 2^64 */

@@ -137,6 +137,7 @@ struct vcpu {
     struct dev *lapic;   /* NULL with the kernel's irqchip */
     const struct lapic_ops *lapic_ops;
     void *impl;          /* the backend's */
+    s64 tsc_offset;      /* guest TSC = host TSC + this; own thread, or while it is parked */
     /* Parking: a vCPU thread that is not running waits here. */
     pthread_mutex_t park_lock;
     pthread_cond_t park;
