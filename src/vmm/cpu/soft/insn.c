@@ -66,9 +66,9 @@ static bool reg_to_op(ZydisRegister r, struct insn_op *op)
 static u8 gpr_number(ZydisRegister r)
 {
     if (r == ZYDIS_REGISTER_NONE)
-        return REG_NONE;
+        return GPR_NONE;
     if (r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP)
-        return REG_RIP;
+        return GPR_RIP;
     return (u8)ZydisRegisterGetId(r);
 }
 
@@ -151,7 +151,7 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
     i->map = (u8)z.opcode_map;
     i->opcode = z.opcode;
     i->isa = (u8)z.meta.isa_set;
-    i->base = i->index = REG_NONE;
+    i->base = i->index = GPR_NONE;
     i->scale = 1;
     i->seg = DS;
     switch (z.encoding) {
@@ -197,8 +197,9 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
             /* fall through */
         case 0x64:
         case 0x65: {
-            static const u8 seg_of[] = { [0x26] = ES, [0x2e] = CS, [0x36] = SS,
-                                         [0x3e] = DS, [0x64] = FS, [0x65] = GS };
+            static const u8 seg_of[] = {
+                [0x26] = ES, [0x2e] = CS, [0x36] = SS, [0x3e] = DS, [0x64] = FS, [0x65] = GS
+            };
             i->seg_override = true;
             i->seg = seg_of[z.raw.prefixes[p].value];
             break;
@@ -253,8 +254,9 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
         }
     }
     for (u8 k = 0; k < z.operand_count; k++) {
-        switch (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(ops[k].reg.value)
-                                                           : ZYDIS_REGCLASS_INVALID) {
+        switch (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER
+                    ? ZydisRegisterGetClass(ops[k].reg.value)
+                    : ZYDIS_REGCLASS_INVALID) {
         case ZYDIS_REGCLASS_X87:
         case ZYDIS_REGCLASS_MMX:
         case ZYDIS_REGCLASS_XMM:

@@ -12,8 +12,8 @@
  * Vector registers.  While `fp_live`, the guest's x87/SSE/AVX registers (and MXCSR, x87 control
  * word) are in the host's own registers.  Code of this folder is compiled for general registers
  * only, and calls nothing that may touch vector registers - no libc memcpy/memset, no bus, no
- * lapic, no log - before soft_fp_save(v).  soft_fp_load(v) brings them back.  v->s.xsave is current
- * only when !fp_live.
+ * lapic, no log - before soft_fp_save(v).  soft_fp_load(v) brings them back.  v->s.xsave is
+ * current only when !fp_live.
  *
  * Status flags.  In C, v->s.rflags is complete.
  */
@@ -30,7 +30,8 @@
 #include "vmm/cpu/x86/state.h"
 
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS, SOFT_SPACES = 8 };
-/* Kernel with AC: CPL < 3 with EFLAGS.AC set (or SMAP off: never used then, plain kernel serves). */
+/* Kernel with AC: CPL < 3 with EFLAGS.AC set (or SMAP off: never used then, plain kernel
+ * serves). */
 enum tlb_class { TLB_KERNEL, TLB_USER, TLB_KERNEL_AC, TLB_CLASSES };
 
 /*
@@ -50,12 +51,12 @@ struct tlb {
 
 /* An address space that TLBs are kept for: CR3 (and PCID). Slots are reused, oldest first. */
 struct soft_space {
-    u64 cr3;       /* CR3 & ~0xfff, without PCID, or ~0: free */
+    u64 cr3; /* CR3 & ~0xfff, without PCID, or ~0: free */
     u16 pcid;
-    u64 used;      /* for choosing a victim */
+    u64 used;                     /* for choosing a victim */
     u64 large_lo[2], large_hi[2]; /* span of large pages that were filled: lower, upper half */
     bool touched[TLB_CLASSES];    /* anything filled since the last flush */
-    u16 gen[32];   /* jump-cache generation by context (code.c) */
+    u16 gen[32];                  /* jump-cache generation by context (code.c) */
 };
 
 struct jump_cache_entry {
@@ -78,16 +79,16 @@ struct soft_vcpu {
     struct tlb_entry *tlb; /* of the current space and class */
     _Atomic u8 poll;       /* != 0: leave translated code at the next block */
     u8 fp_live;
-    u16 cc;                /* status flags at block boundaries: SETO in 7:0, LAHF in 15:8 */
+    u16 cc; /* status flags at block boundaries: SETO in 7:0, LAHF in 15:8 */
     u32 exit_code;
-    u64 page_va;           /* VA of the page that the running block lies in */
+    u64 page_va; /* VA of the page that the running block lies in */
     u64 host_rsp;
     struct jump_cache_entry *jump_cache;
-    u64 jump_key;          /* generation << 48 of the current context */
+    u64 jump_key; /* generation << 48 of the current context */
     u64 exit_arg;
     u64 scratch[16];
-    u64 group[8];          /* addends of shared checks */
-    u64 tsc_offset;        /* guest TSC = host TSC + offset */
+    u64 group[8];   /* addends of shared checks */
+    u64 tsc_offset; /* guest TSC = host TSC + offset */
     struct x86_state s;
 
     /* ---- C only ---- */
@@ -96,19 +97,19 @@ struct soft_vcpu {
     struct soft_vm *sv;
     struct ram *ram;
     const struct cpu_table *cpuid;
-    u8 cpl;                /* = SS.DPL, kept at hand; 3 in V86 */
-    u8 mode;               /* enum insn_mode of CS */
-    u8 space;              /* current slot */
-    bool flat;             /* ES/DS/SS base 0, limit 4 GiB (or 64-bit mode), not expand-down */
+    u8 cpl;    /* = SS.DPL, kept at hand; 3 in V86 */
+    u8 mode;   /* enum insn_mode of CS */
+    u8 space;  /* current slot */
+    bool flat; /* ES/DS/SS base 0, limit 4 GiB (or 64-bit mode), not expand-down */
     struct tlb (*tlbs)[TLB_CLASSES]; /* [SOFT_SPACES][TLB_CLASSES], mmap'ed */
     struct soft_space spaces[SOFT_SPACES];
     u64 space_clock;
     struct soft_fault fault;
     u64 a20_mask;
-    bool dr_active;        /* any breakpoint enabled in DR7 */
-    u64 dr_hit;            /* data breakpoints hit by the instruction under way (DR6 bits) */
-    _Atomic u32 running;   /* in translated code or interpreting; see soft_exclusive_begin() */
-    _Atomic u32 hlt_wake;  /* futex */
+    bool dr_active;       /* any breakpoint enabled in DR7 */
+    u64 dr_hit;           /* data breakpoints hit by the instruction under way (DR6 bits) */
+    _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
+    _Atomic u32 hlt_wake; /* futex */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
     jmp_buf *unwind;
 };
@@ -117,16 +118,17 @@ struct soft_vm {
     struct vm *vm;
     struct cpu_table cpuid;
     struct code_cache *code;
-    _Atomic u32 *page_gen;   /* by RAM page index: counts writes to pages with RAM_PAGE_CODE */
+    _Atomic u32 *page_gen; /* by RAM page index: counts writes to pages with RAM_PAGE_CODE */
     u64 n_pages;
-    bool interp_only;        /* -accel soft,jit=off: the oracle */
+    bool interp_only; /* -accel soft,jit=off: the oracle */
     pthread_mutex_t excl_lock;
     pthread_cond_t excl_cond;
     _Atomic u32 excl_pending;
     pthread_mutex_t atomic_lock; /* locked accesses that cross a page or a cache line in C */
 };
 
-/* ---- mmu.c ---------------------------------------------------------------------------------- */
+/* ---- mmu.c ----------------------------------------------------------------------------------
+ */
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXEC };
 
 /* Current class for data accesses of the running code. */
@@ -138,40 +140,46 @@ static inline enum tlb_class soft_class(const struct soft_vcpu *v)
 }
 
 /*
- * Host pointer for one access that lies within a page, filling the TLB; NULL: look at *ret_mmio -
- * true: `*ret_gpa` is not plain RAM for this access (MMIO, ROM write, code page, watched page:
- * go through mmu_phys_write and friends); false: v->fault is set (#PF, #GP non-canonical...).
+ * Host pointer for one access that lies within a page, filling the TLB; NULL: look at *ret_mmio
+ * - true: `*ret_gpa` is not plain RAM for this access (MMIO, ROM write, code page, watched
+ * page: go through mmu_phys_write and friends); false: v->fault is set (#PF, #GP
+ * non-canonical...).
  */
 void *mmu_ptr(struct soft_vcpu *, u64 va, unsigned size, enum mmu_access, enum tlb_class,
               bool *ret_mmio, gpa *ret_gpa);
 /* Linear-address access of any size up to 64 bytes, page-crossing and MMIO included; checks all
  * of it before it writes any. false: v->fault. */
 bool mmu_read(struct soft_vcpu *, u64 va, void *to, unsigned size, enum tlb_class) MUST_CHECK;
-bool mmu_write(struct soft_vcpu *, u64 va, const void *from, unsigned size, enum tlb_class) MUST_CHECK;
+bool mmu_write(struct soft_vcpu *, u64 va, const void *from, unsigned size,
+               enum tlb_class) MUST_CHECK;
 /* Would a write of size bytes succeed? Also sets A and D. For read-modify-write, PUSHA... */
-bool mmu_probe(struct soft_vcpu *, u64 va, unsigned size, enum mmu_access, enum tlb_class) MUST_CHECK;
+bool mmu_probe(struct soft_vcpu *, u64 va, unsigned size, enum mmu_access,
+               enum tlb_class) MUST_CHECK;
 /* Code fetch: host pointer to the page that holds va and its index; false: v->fault, or (index
  * ~0) code outside RAM. */
-bool mmu_code(struct soft_vcpu *, u64 va, const u8 **ret_page, u64 *ret_index, gpa *ret_gpa) MUST_CHECK;
-/* Called by translated code on a TLB miss (only general registers!). Fills and returns the addend
- * such that va + addend is the host address, for [va, va+size) inside one page; 0: the
+bool mmu_code(struct soft_vcpu *, u64 va, const u8 **ret_page, u64 *ret_index,
+              gpa *ret_gpa) MUST_CHECK;
+/* Called by translated code on a TLB miss (only general registers!). Fills and returns the
+ * addend such that va + addend is the host address, for [va, va+size) inside one page; 0: the
  * instruction has to be interpreted (fault, MMIO, page crossing, ...). No side effect then. */
 u64 mmu_fill_fast(struct soft_vcpu *, u64 va, unsigned size, u32 write);
 
-void mmu_flush_all(struct soft_vcpu *);             /* everything, all spaces, globals too */
-void mmu_flush_page(struct soft_vcpu *, u64 va);    /* INVLPG */
+void mmu_flush_all(struct soft_vcpu *);          /* everything, all spaces, globals too */
+void mmu_flush_page(struct soft_vcpu *, u64 va); /* INVLPG */
 void mmu_invpcid(struct soft_vcpu *, u64 type, u16 pcid, u64 va);
-void mmu_set_cr3(struct soft_vcpu *, u64 val);      /* MOV CR3 semantics, PCID no-flush bit 63 */
+void mmu_set_cr3(struct soft_vcpu *, u64 val); /* MOV CR3 semantics, PCID no-flush bit 63 */
 /* After a change of CR0/CR4/EFER/CPL/AC/segments: recomputes cpl, mode, flat, tlb, jump_key. */
 void soft_update(struct soft_vcpu *);
 /* Only what a CPL or AC change alters (cheap). */
 void soft_update_class(struct soft_vcpu *);
-void mmu_drop_write(struct soft_vcpu *, u64 page_index); /* removes write entries of a RAM page */
+void mmu_drop_write(struct soft_vcpu *,
+                    u64 page_index); /* removes write entries of a RAM page */
 /* Guest-physical access with everything (RAM, ROM, MMIO via bus); FP is saved if needed. */
 u64 mmu_phys_read(struct soft_vcpu *, gpa, unsigned size);
 void mmu_phys_write(struct soft_vcpu *, gpa, u64 val, unsigned size);
 
-/* ---- interp.c, exc.c ------------------------------------------------------------------------ */
+/* ---- interp.c, exc.c ------------------------------------------------------------------------
+ */
 /*
  * Fetches and decodes the instruction at RIP (through a cache). NULL: an exception has been
  * delivered already, go on at the new RIP.
@@ -188,10 +196,11 @@ enum soft_stop { SOFT_GO, SOFT_HALT, SOFT_TRIPLE, SOFT_LEAVE };
 
 /* Delivers through the IDT (double and triple fault logic inside). Returns as interp_exec. */
 int exc_raise(struct soft_vcpu *, u8 vector, bool has_error, u32 error);
-int exc_fault(struct soft_vcpu *); /* v->fault */
+int exc_fault(struct soft_vcpu *);                /* v->fault */
 int exc_interrupt(struct soft_vcpu *, u8 vector); /* external interrupt or NMI */
 
-/* ---- native.c, trans.c ---------------------------------------------------------------------- */
+/* ---- native.c, trans.c ----------------------------------------------------------------------
+ */
 void soft_fp_save(struct soft_vcpu *); /* no-op when not live */
 void soft_fp_load(struct soft_vcpu *);
 /*
@@ -202,9 +211,10 @@ void soft_fp_load(struct soft_vcpu *);
  */
 int soft_native(struct soft_vcpu *, const struct insn *, void *mem);
 
-/* ---- run.c, code.c -------------------------------------------------------------------------- */
-/* Stops all other vCPUs of the vm outside of guest code; not recursive. The caller must not hold
- * the code lock. */
+/* ---- run.c, code.c --------------------------------------------------------------------------
+ */
+/* Stops all other vCPUs of the vm outside of guest code; not recursive. The caller must not
+ * hold the code lock. */
 void soft_exclusive_begin(struct soft_vcpu *self);
 void soft_exclusive_end(struct soft_vcpu *self);
 /* The jump-cache key has to change: mapping or mode changed for this space/context. */
