@@ -74,6 +74,20 @@ struct soft_fault { /* set by mmu and others when they return false */
 
 struct soft_vm;
 
+/* The interpreter's own; of interest to others: fetch_stop. */
+struct interp_cache_entry;
+struct interp_state {
+    void *jump[5]; /* __builtin_setjmp: where interp_throw() goes */
+    u64 next_rip;
+    int stop;       /* what interp_exec() will return */
+    int fetch_stop; /* enum soft_stop, set when interp_fetch() returns NULL */
+    u8 shadow;      /* int_shadow after this instruction */
+    bool keep_rf, no_step;
+    bool at_fault;                    /* the event being delivered is a fault: RF is pushed */
+    struct interp_cache_entry *cache; /* decoded instructions, by host address */
+    struct insn insn;                 /* the one at hand when it cannot be cached */
+};
+
 struct soft_vcpu {
     /* What translated code reaches through GS, hot fields first. */
     struct tlb_entry *tlb; /* of the current space and class */
@@ -112,6 +126,7 @@ struct soft_vcpu {
     _Atomic u32 hlt_wake; /* futex */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
     jmp_buf *unwind;
+    struct interp_state x;
 };
 
 struct soft_vm {
@@ -164,6 +179,19 @@ bool mmu_code(struct soft_vcpu *, u64 va, const u8 **ret_page, u64 *ret_index,
  * instruction has to be interpreted (fault, MMIO, page crossing, ...). No side effect then. */
 u64 mmu_fill_fast(struct soft_vcpu *, u64 va, unsigned size, u32 write);
 
+bool mmu_init(struct soft_vcpu *); /* maps the TLBs; false: no memory */
+void mmu_fini(struct soft_vcpu *);
+/* A page is about to be cached as code: sets RAM_PAGE_CODE and sees to it that no vCPU has a write
+ * entry for it left. Not with the code lock held (stops the other vCPUs if it must). */
+void mmu_protect_code(struct soft_vcpu *, u64 page_index, _Atomic u8 *flags);
+/* Marks every page dirty that this vCPU has a write entry for, and drops the entries. For the
+ * `dirty` operation, while the vCPU is stopped (exclusive). */
+void mmu_log_sync(struct soft_vcpu *);
+/* Logging was switched on or the map changed: all vCPUs flush soon (VCPU_FLUSH). Any thread. */
+void mmu_log_changed(struct soft_vm *);
+/* All of the rest of gpa's page, by general registers only. */
+bool mmu_ram_page(const struct soft_vcpu *, gpa, struct ram_page *ret) MUST_CHECK;
+
 void mmu_flush_all(struct soft_vcpu *);          /* everything, all spaces, globals too */
 void mmu_flush_page(struct soft_vcpu *, u64 va); /* INVLPG */
 void mmu_invpcid(struct soft_vcpu *, u64 type, u16 pcid, u64 va);
@@ -180,9 +208,12 @@ void mmu_phys_write(struct soft_vcpu *, gpa, u64 val, unsigned size);
 
 /* ---- interp.c, exc.c ------------------------------------------------------------------------
  */
+bool interp_init(struct soft_vcpu *); /* its decode cache; false: no memory */
+void interp_fini(struct soft_vcpu *);
 /*
  * Fetches and decodes the instruction at RIP (through a cache). NULL: an exception has been
- * delivered already, go on at the new RIP.
+ * delivered already, go on at the new RIP unless v->x.fetch_stop is set (triple fault). The
+ * result is good until the next interp_fetch().
  */
 const struct insn *interp_fetch(struct soft_vcpu *);
 /*
@@ -198,6 +229,14 @@ enum soft_stop { SOFT_GO, SOFT_HALT, SOFT_TRIPLE, SOFT_LEAVE };
 int exc_raise(struct soft_vcpu *, u8 vector, bool has_error, u32 error);
 int exc_fault(struct soft_vcpu *);                /* v->fault */
 int exc_interrupt(struct soft_vcpu *, u8 vector); /* external interrupt or NMI */
+
+/* ---- sys.c ----------------------------------------------------------------------------------
+ */
+/* What the host has and this engine does. */
+void soft_cpuid_limits(struct cpuid_limits *ret);
+/* MSR access as by RDMSR/WRMSR; false: #GP. FP is saved if needed. */
+bool soft_rdmsr(struct soft_vcpu *, u32 msr, u64 *ret) MUST_CHECK;
+bool soft_wrmsr(struct soft_vcpu *, u32 msr, u64 val) MUST_CHECK;
 
 /* ---- native.c, trans.c ----------------------------------------------------------------------
  */
