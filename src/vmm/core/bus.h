@@ -4,16 +4,23 @@
  *
  * A region is a constant description (length, access sizes, handlers); a mapping puts a region
  * of a device at an address.  The map is an immutable sorted array, swapped by pointer, read
- * without a lock.  bus_read/bus_write take the device's lock before its handler runs, so devices
- * lock nothing.  An access wider than region.max is split, one narrower than region.min is
- * widened (read: the byte lanes are cut out; write: zero-extended, off aligned down).
- * Where mappings overlap the one with the higher priority wins, then the later one.
+ * without a lock.  bus_read/bus_write take the device's lock before its handler runs, so
+ * devices lock nothing.
+ *
+ * What a handler sees: `size` between region.min and region.max, `off` a multiple of `size`.  A
+ * wider or misaligned access is split into such pieces, lowest first; a narrower one is widened
+ * (read: the byte lanes are cut out; write: the value stands in its lanes, zeroes around it).
+ * The region that holds the first byte gets the whole access as long as it fits into the
+ * region, even where another mapping covers later bytes (a dword at 0xcf8 is not torn by port
+ * 0xcf9); one that overruns it is halved. Where mappings overlap the one with the higher
+ * priority wins, then the later one.
  */
 #pragma once
 
 #include <glib.h>
 
 #include "base/types.h"
+#include "vmm/core/quiescent.h"
 
 struct dev;
 struct bus;
@@ -32,8 +39,11 @@ void bus_free(struct bus *);
 
 /* Handle of a mapping, for bus_unmap(). REQUIRES topology lock once vCPUs run (PCI BAR writes
  * arrive with the device lock held: the bus takes its own lock, ranked after devices). */
-struct mapping *bus_map(struct bus *, u64 at, const struct region *, struct dev *, int priority);
+struct mapping *bus_map(struct bus *, u64 at, const struct region *, struct dev *,
+                        int priority);
 void bus_unmap(struct bus *, struct mapping *);
+/* All mappings of a device that goes. */
+void bus_unmap_dev(struct bus *, struct dev *);
 
 /* A guest access of 1, 2, 4 or 8 bytes; nobody home reads as all ones, writes are dropped. */
 u64 bus_read(struct bus *, u64 at, unsigned size);
@@ -42,8 +52,9 @@ void bus_write(struct bus *, u64 at, u64 val, unsigned size);
 bool bus_has(struct bus *, u64 at);
 
 /*
- * Doorbells: a write of `size` bytes (0: any) at `at` (and value val if match) signals fd instead
- * of entering the device.  KVM turns them into ioeventfds; the bus does it for other backends.
+ * Doorbells: a write of `size` bytes (0: any) at `at` (and value val if match) signals fd
+ * instead of entering the device.  KVM turns them into ioeventfds; the bus does it for other
+ * backends.
  */
 struct doorbell {
     u64 at, val;
@@ -53,17 +64,11 @@ struct doorbell {
 };
 void bus_doorbell_add(struct bus *, const struct doorbell *);
 void bus_doorbell_del(struct bus *, const struct doorbell *);
-/* The backend learns of doorbells (add true/false). One listener. Told of present ones first. */
-void bus_doorbell_listen(struct bus *, void (*fn)(void *opaque, const struct doorbell *, bool add),
+/* The backend learns of doorbells (add true/false). One listener. Told of present ones first.
+ * Called with the bus's lock held: it must not call the bus. */
+void bus_doorbell_listen(struct bus *,
+                         void (*fn)(void *opaque, const struct doorbell *, bool add),
                          void *opaque);
 
 /* Prints the map, one line a mapping ("info mtree"). */
 void bus_print(struct bus *, GString *to);
-
-/* Old maps are freed when every registered thread passed here (its loop top, no map in hand). */
-void core_thread_register(void);
-void core_thread_unregister(void);
-void core_quiescent(void);
-/* A registered thread that is about to sleep or wait says so, and when it is back. */
-void core_offline(void);
-void core_online(void);

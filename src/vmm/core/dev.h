@@ -9,8 +9,8 @@
  *
  * Locking: the bus, timers, interrupt inputs and completions take d->lock before they enter the
  * device, so device code is single-threaded and locks nothing.  Ranks, outermost first:
- * DEV_RANK_DEVICE, DEV_RANK_INTC (PIC, IOAPIC), DEV_RANK_LAPIC.  A device enters another one only
- * through its interrupt lines, to a higher rank.  Debug builds assert the order.
+ * DEV_RANK_DEVICE, DEV_RANK_INTC (PIC, IOAPIC), DEV_RANK_LAPIC.  A device enters another one
+ * only through its interrupt lines, to a higher rank.  Debug builds assert the order.
  *
  * What the guest does wrong is never a GError: the device answers as hardware would.
  */
@@ -29,7 +29,17 @@
 
 enum dev_rank { DEV_RANK_DEVICE, DEV_RANK_INTC, DEV_RANK_LAPIC };
 
-enum prop_kind { PROP_BOOL, PROP_U8, PROP_U16, PROP_U32, PROP_U64, PROP_SIZE, PROP_STR, PROP_MAC, PROP_PTR };
+enum prop_kind {
+    PROP_BOOL,
+    PROP_U8,
+    PROP_U16,
+    PROP_U32,
+    PROP_U64,
+    PROP_SIZE,
+    PROP_STR,
+    PROP_MAC,
+    PROP_PTR
+};
 /* PROP_STR: char * (g_free'd with the device); PROP_MAC: u8[6]; PROP_PTR: set in code only (a
  * backend: chardev, netdev, image), named on the command line by id and resolved by the builder
  * through `link`. */
@@ -42,9 +52,9 @@ struct prop {
     const char *link; /* PROP_PTR: "chardev", "netdev", "drive" */
     const char *help;
 };
-#define PROP(s, f, k, ...)                                                                         \
-    {                                                                                              \
-        .kind = k, .offset = offsetof(s, f), __VA_ARGS__                                           \
+#define PROP(s, f, k, ...)                                                                     \
+    {                                                                                          \
+        .kind = k, .offset = offsetof(s, f), __VA_ARGS__                                       \
     }
 
 enum dev_kind { DEV_SYSBUS, DEV_ISA, DEV_PCI };
@@ -59,8 +69,8 @@ struct dev_type {
     const struct region *mem[4]; /* memory-mapped, likewise */
     u32 irqs;                    /* interrupt outputs */
     void (*irq_in)(struct dev *, unsigned pin, bool level); /* lock is taken by the line */
-    const struct prop *props;    /* ends with name NULL; may be NULL */
-    struct state_table state;    /* size 0: no state */
+    const struct prop *props; /* ends with name NULL; may be NULL */
+    struct state_table state; /* size 0: no state */
     bool (*init)(struct dev *, GError **error);
     void (*reset)(struct dev *);
     void (*loaded)(struct dev *); /* after state_load: rebuild what is derived, re-arm timers */
@@ -75,7 +85,8 @@ struct dev {
     char *id; /* the user's name for it, or one made up: "pit", "virtio-net-pci.0" */
     pthread_mutex_t lock;
     struct irq *irq[DEV_IRQS_MAX]; /* outputs; NULL: not connected */
-    bool realized, user;           /* user: made by -device, so it has to be placed by the builder */
+    bool realized, user; /* user: made by -device, so it has to be placed by the builder */
+    GPtrArray *lines;    /* dev.c's: what dev_irq_in() handed out */
 };
 
 /* All types there are: dev/types.c lists them by hand. NULL-terminated. */
@@ -83,23 +94,38 @@ extern const struct dev_type *const dev_types[];
 const struct dev_type *dev_type_find(const char *name);
 
 struct dev *dev_new(struct vm *, const struct dev_type *, const char *id);
-/* A property from text: "on", "64K", "52:54:00:12:34:56". The message names device and property. */
+/* A property from text: "on", "64K", "52:54:00:12:34:56". The message names device and
+ * property. */
 bool dev_set(struct dev *, const char *prop, const char *text, GError **error);
 bool dev_set_ptr(struct dev *, const char *prop, void *ptr, GError **error);
 const struct prop *dev_prop_find(const struct dev_type *, const char *prop);
-/* init + reset + enters it in the vm's list, from which it is saved, reset and freed. */
+/* init + reset + enters it in the vm's list, from which it is saved, reset and freed.  On
+ * failure the caller still owns d, and init has cleaned up after itself. */
 bool dev_realize(struct dev *, GError **error);
 void dev_reset(struct dev *);
-void dev_free(struct dev *); /* NULL and half-built ones too */
+/* NULL and half-built ones too; fini runs for realized ones. Takes the device's mappings off
+ * the buses and cancels its timers. No vCPU may run, nor a device lock be held. */
+void dev_free(struct dev *);
 
 /* A line into input `pin` of d: takes d->lock, calls irq_in. Owned by d, freed with it. */
 struct irq *dev_irq_in(struct dev *d, unsigned pin);
 
+/* The order of ranks, asserted by debug builds; see dev_lock(). */
+void dev_lock_check(struct dev *);
+void dev_unlock_check(struct dev *);
+bool dev_locked(const struct dev *); /* does this thread hold it? Debug builds only */
+
 static inline void dev_lock(struct dev *d)
 {
+#ifndef NDEBUG
+    dev_lock_check(d);
+#endif
     pthread_mutex_lock(&d->lock);
 }
 static inline void dev_unlock(struct dev *d)
 {
+#ifndef NDEBUG
+    dev_unlock_check(d);
+#endif
     pthread_mutex_unlock(&d->lock);
 }

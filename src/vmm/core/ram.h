@@ -5,8 +5,8 @@
  *
  * A block is host memory of one memfd, mapped once, sparse.  A slot shows a range of a block at
  * a guest-physical address; slots never overlap (a later ram_map() replaces what was there), so
- * the same block can appear at several places (BIOS below 1 MiB and below 4 GiB).  The slot list
- * is immutable and swapped by pointer: readers take no lock.
+ * the same block can appear at several places (BIOS below 1 MiB and below 4 GiB).  The slot
+ * list is immutable and swapped by pointer: readers take no lock.
  *
  * Every access names its length and can fail; no bare pointer gets out, except through
  * ram_page(), which is for CPU backends and the dirty log only.
@@ -37,18 +37,18 @@ enum ram_page_flag {
 struct ram_block {
     const char *name;
     int fd;
-    u8 *host;      /* the one mapping */
-    u64 size;      /* multiple of 4096 */
+    u8 *host;          /* the one mapping */
+    u64 size;          /* multiple of 4096 */
     _Atomic u8 *flags; /* one per page */
-    u64 index_base; /* page number of this block's first page in an index over all blocks */
+    u64 index_base;    /* page number of this block's first page in an index over all blocks */
 };
 
 struct ram_slot {
     gpa at;
     u64 len;
     struct ram_block *block;
-    u64 off;      /* in the block */
-    bool rom;     /* guest writes are dropped */
+    u64 off;  /* in the block */
+    bool rom; /* guest writes are dropped */
 };
 
 /* Immutable once published. Sorted by at. */
@@ -80,7 +80,8 @@ void ram_commit(struct ram *);
 /* fn(opaque) runs after each ram_commit(), in the caller's thread. Several may listen. */
 void ram_listen(struct ram *, void (*fn)(void *opaque), void *opaque);
 
-/* The current map; valid until the calling thread passes core_quiescent() (vCPU, I/O threads). */
+/* The current map; valid until the calling thread passes core_quiescent() (vCPU, I/O threads).
+ */
 const struct ram_map *ram_current(const struct ram *);
 const struct ram_slot *ram_slot_find(const struct ram *, gpa at); /* NULL: no RAM there */
 u64 ram_size(const struct ram *); /* bytes mapped as writable RAM */
@@ -122,12 +123,13 @@ bool iovs_skip(struct iovs *, size_t n) MUST_CHECK;
  * v[] is as it was handed out. */
 void iovs_written(const struct iovs *);
 
-/* --- for CPU backends, migration and display ------------------------------------------------ */
+/* --- for CPU backends, migration and display ------------------------------------------------
+ */
 
 struct ram_page {
-    u8 *host;            /* start of the 4 KiB page */
+    u8 *host; /* start of the 4 KiB page */
     _Atomic u8 *flags;
-    u64 index;           /* unique number of the page over all blocks */
+    u64 index; /* unique number of the page over all blocks */
     bool rom;
 };
 /* The page that holds `at`; false when that is not RAM. */

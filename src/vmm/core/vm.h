@@ -35,13 +35,20 @@ const char *run_state_name(enum run_state); /* QMP's names */
 enum vm_req {
     VM_REQ_STOP = 1,
     VM_REQ_CONT = 2,
-    VM_REQ_RESET = 4,       /* the guest or the user resets */
-    VM_REQ_SHUTDOWN = 8,    /* guest powered itself off */
-    VM_REQ_POWERDOWN = 16,  /* press the ACPI button */
-    VM_REQ_QUIT = 32,       /* leave now */
-    VM_REQ_ERROR = 64,      /* a vCPU cannot go on */
+    VM_REQ_RESET = 4,      /* the guest or the user resets */
+    VM_REQ_SHUTDOWN = 8,   /* guest powered itself off */
+    VM_REQ_POWERDOWN = 16, /* press the ACPI button */
+    VM_REQ_QUIT = 32,      /* leave now */
+    VM_REQ_ERROR = 64,     /* a vCPU cannot go on */
 };
-enum vm_cause { VM_BY_GUEST, VM_BY_HOST_UI, VM_BY_QMP, VM_BY_SIGNAL, VM_BY_PANIC, VM_BY_TRIPLE_FAULT };
+enum vm_cause {
+    VM_BY_GUEST,
+    VM_BY_HOST_UI,
+    VM_BY_QMP,
+    VM_BY_SIGNAL,
+    VM_BY_PANIC,
+    VM_BY_TRIPLE_FAULT
+};
 
 /* What the rest of the program may hear about; main loop. QMP turns them into its events. */
 enum vm_event { VM_EV_STOP, VM_EV_RESUME, VM_EV_RESET, VM_EV_SHUTDOWN, VM_EV_POWERDOWN };
@@ -72,16 +79,23 @@ struct vm {
     enum vm_cause cause; /* of the last reset/shutdown request */
     enum run_state run;
     bool no_reboot, no_shutdown;
-    int exit_status; /* what the process ends with */
+    int exit_status;                              /* what the process ends with */
     void (*powerdown)(struct vm *, void *opaque); /* the board's power button */
     void *powerdown_opaque;
     GPtrArray *event_listeners;
-    pthread_mutex_t topology;
+    pthread_mutex_t topology; /* recursive; outermost */
+    u32 next_dev;             /* numbers made-up device ids */
+    GSource *request_source;
+
+    /* What the CPU backend's door (cpu_open) lends to core, which cannot see it. */
+    void (*vcpu_kick)(struct vcpu *); /* cpu_ops.kick */
+    void (*vcpus_reset)(struct vm *); /* architectural reset of all, parked, vCPUs */
 };
 
 struct vm *vm_new(void);
+/* After cpu_close(). Frees the devices, last realized first, then buses and RAM. */
 void vm_free(struct vm *);
-void vm_lock(struct vm *); /* topology */
+void vm_lock(struct vm *); /* topology; never held across vm_stop() or vm_reset() */
 void vm_unlock(struct vm *);
 
 /* Any thread. Wakes the main loop. For RESET and SHUTDOWN the asking vCPU should go on to its
@@ -90,18 +104,21 @@ void vm_request(struct vm *, enum vm_req, enum vm_cause);
 void vm_request_exit(struct vm *, int status); /* isa-debug-exit: QUIT with this exit status */
 
 /* Main thread. */
-void vm_run(struct vm *);               /* the main loop, until QUIT */
+void vm_run(struct vm *); /* the main loop, until QUIT */
 void vm_stop(struct vm *, enum run_state);
 void vm_cont(struct vm *);
-void vm_reset(struct vm *); /* all devices in order, then vCPUs */
-void vm_listen(struct vm *, void (*fn)(void *opaque, enum vm_event, enum vm_cause), void *opaque);
+/* All devices in order, then vCPUs; then VM_EV_RESET is told (a direct-boot loader puts the
+ * kernel back here, and sets vCPU 0); then, if the guest was running, it goes on. */
+void vm_reset(struct vm *);
+void vm_listen(struct vm *, void (*fn)(void *opaque, enum vm_event, enum vm_cause),
+               void *opaque);
 /* fn(opaque) on the main loop, soon. Any thread. */
 void vm_on_main(struct vm *, void (*fn)(void *opaque), void *opaque);
 
 /* ---- the vCPUs' common half: what devices (a LAPIC) may know of a processor ---- */
 
 enum vcpu_event {
-    VCPU_INTR = 1,   /* the LAPIC (or PIC) has, or had, something: ask lapic->ack() */
+    VCPU_INTR = 1, /* the LAPIC (or PIC) has, or had, something: ask lapic->ack() */
     VCPU_NMI = 2,
     VCPU_INIT = 4,
     VCPU_SIPI = 8,
@@ -131,19 +148,22 @@ struct vcpu {
     struct vm *vm;
     u32 index, apic_id;
     pthread_t thread;
-    _Atomic u32 events;  /* enum vcpu_event bits */
+    _Atomic u32 events; /* enum vcpu_event bits */
     _Atomic u8 sipi_vector;
-    _Atomic u8 *poll;    /* soft: byte that translated code polls, set with every event */
-    struct dev *lapic;   /* NULL with the kernel's irqchip */
+    _Atomic u8 *poll;  /* soft: byte that translated code polls, set with every event */
+    struct dev *lapic; /* NULL with the kernel's irqchip */
     const struct lapic_ops *lapic_ops;
-    void *impl;          /* the backend's */
-    s64 tsc_offset;      /* guest TSC = host TSC + this; own thread, or while it is parked */
+    void *impl;     /* the backend's */
+    s64 tsc_offset; /* guest TSC = host TSC + this; own thread, or while it is parked */
     /* Parking: a vCPU thread that is not running waits here. */
     pthread_mutex_t park_lock;
     pthread_cond_t park;
-    bool stopped;        /* parked by vm_stop; park_lock */
+    pthread_cond_t parked_cond;
+    bool stopped; /* has to park; park_lock */
+    bool parked;  /* does; park_lock */
     bool quit;
-    bool halted_forever; /* AP that waits for SIPI is handled in the backend; this is for errors */
+    bool halted_forever; /* AP that waits for SIPI is handled in the backend; this is for errors
+                          */
 };
 
 /* Sets event bits and makes the vCPU look: sets *poll, wakes it from HLT, kicks the backend.
@@ -152,5 +172,7 @@ void vcpu_signal(struct vcpu *, u32 events);
 /* The vCPU that this thread is, or NULL. A LAPIC's register page asks. */
 struct vcpu *vcpu_current(void);
 void vcpu_set_current(struct vcpu *);
-/* Guest TSC of this vm now (all vCPUs alike unless the guest wrote TSC_ADJUST), and its rate. */
+/* Guest TSC of this vm now (all vCPUs alike unless the guest wrote TSC_ADJUST), and its rate.
+ */
 u64 vm_tsc_hz(void);
+void vm_set_tsc_hz(u64 hz); /* cpu_open() says it once; 1 GHz until then */
