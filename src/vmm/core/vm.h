@@ -20,6 +20,7 @@ struct dev;
 struct vcpu;
 struct clock;
 struct cpu_ops;
+struct cpu_config;
 
 enum run_state {
     RUN_PRELAUNCH, /* -S, or still being built */
@@ -67,6 +68,9 @@ struct vm {
 
     const struct cpu_ops *cpu; /* the backend */
     void *cpu_vm;              /* its own per-vm data */
+    /* What was asked for; cpu_open() sets it before vm_init(), the caller keeps it alive. vm_init()
+     * reads -cpu and -smp from it, refuses what cannot be, and makes the CPUID table. */
+    const struct cpu_config *cpu_config;
     struct vcpu **vcpus;
     u32 n_vcpus;
 
