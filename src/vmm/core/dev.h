@@ -9,6 +9,7 @@
  *
  * Locking: the bus, timers, interrupt inputs and completions take d->lock before they enter the
  * device, so device code is single-threaded and locks nothing.  Ranks, outermost first:
+ * DEV_RANK_BRIDGE (a host bridge's configuration ports, which enter the function they select),
  * DEV_RANK_DEVICE, DEV_RANK_INTC (PIC, IOAPIC), DEV_RANK_LAPIC.  A device enters another one
  * only through its interrupt lines, to a higher rank.  Debug builds assert the order.
  *
@@ -27,7 +28,7 @@
 #include "vmm/core/state.h"
 #include "vmm/core/vm.h"
 
-enum dev_rank { DEV_RANK_DEVICE, DEV_RANK_INTC, DEV_RANK_LAPIC };
+enum dev_rank { DEV_RANK_BRIDGE = -1, DEV_RANK_DEVICE, DEV_RANK_INTC, DEV_RANK_LAPIC };
 
 enum prop_kind {
     PROP_BOOL,
@@ -57,7 +58,8 @@ struct prop {
         .kind = k, .offset = offsetof(s, f), __VA_ARGS__                                       \
     }
 
-enum dev_kind { DEV_SYSBUS, DEV_ISA, DEV_PCI };
+/* DEV_VIRTIO_PORT: a port of the virtio-serial device, which it finds by itself. */
+enum dev_kind { DEV_SYSBUS, DEV_ISA, DEV_PCI, DEV_VIRTIO_PORT };
 enum { DEV_IRQS_MAX = 32 };
 
 struct dev_type {
