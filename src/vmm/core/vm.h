@@ -166,6 +166,7 @@ struct vcpu {
     bool stopped; /* has to park; park_lock */
     bool parked;  /* does; park_lock */
     bool quit;
+    bool started;        /* has a thread */
     bool halted_forever; /* AP that waits for SIPI is handled in the backend; this is for errors
                           */
 };
