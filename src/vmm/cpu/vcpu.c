@@ -106,6 +106,7 @@ static void kick(struct vcpu *v)
 bool cpu_open(struct vm *vm, const struct cpu_config *cfg, GError **error)
 {
     vm_set_tsc_hz(cpuid_host_tsc_hz());
+    vm->cpu_config = cfg;
     if (!(cfg->accel ? open_list(vm, cfg, error) : open_default(vm, cfg, error)))
         return false;
     vm->vcpus_reset = reset_all;
