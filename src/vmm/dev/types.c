@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* types.c - every device type there is, by hand; a new device is one line here. */
 #include "vmm/core/dev.h"
+#include "vmm/dev/pc/ioapic.h"
+#include "vmm/dev/pc/lapic.h"
+#include "vmm/dev/pc/pic.h"
+#include "vmm/dev/pc/uart.h"
 #include "vmm/dev/pci/i440fx.h"
 
 const struct dev_type *const dev_types[] = {
+    /* pc/ */
+    &ioapic_type,
+    &lapic_page_type,
+    &lapic_type,
+    &pic_type,
+    &uart_type,
     /* pci/ */
     &pci_host_type,
     &i440fx_type,
