@@ -68,8 +68,9 @@ struct vm {
 
     const struct cpu_ops *cpu; /* the backend */
     void *cpu_vm;              /* its own per-vm data */
-    /* What was asked for; cpu_open() sets it before vm_init(), the caller keeps it alive. vm_init()
-     * reads -cpu and -smp from it, refuses what cannot be, and makes the CPUID table. */
+    /* What was asked for; cpu_open() sets it before vm_init(), the caller keeps it alive.
+     * vm_init() reads -cpu and -smp from it, refuses what cannot be, and makes the CPUID table.
+     */
     const struct cpu_config *cpu_config;
     struct vcpu **vcpus;
     u32 n_vcpus;
@@ -94,6 +95,10 @@ struct vm {
     /* What the CPU backend's door (cpu_open) lends to core, which cannot see it. */
     void (*vcpu_kick)(struct vcpu *); /* cpu_ops.kick */
     void (*vcpus_reset)(struct vm *); /* architectural reset of all, parked, vCPUs */
+    /* Lists that the folders above keep; main thread; NULL until the first. */
+    GPtrArray *chardevs; /* struct chardev *: backend/ */
+    GPtrArray *nets;     /* struct net *: whoever makes one (options, builder) enters it */
+    GPtrArray *monitors; /* monitor/'s own */
 };
 
 struct vm *vm_new(void);
@@ -152,6 +157,7 @@ struct vcpu {
     struct vm *vm;
     u32 index, apic_id;
     pthread_t thread;
+    s32 tid;            /* the kernel's id of that thread, for people; 0 until it runs */
     _Atomic u32 events; /* enum vcpu_event bits */
     _Atomic u8 sipi_vector;
     _Atomic u8 *poll;  /* soft: byte that translated code polls, set with every event */
