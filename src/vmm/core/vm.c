@@ -259,6 +259,18 @@ void vm_cont(struct vm *vm)
     vcpus_release(vm);
 }
 
+void vm_freeze(struct vm *vm)
+{
+    vcpus_park(vm);
+}
+
+void vm_thaw(struct vm *vm)
+{
+    /* With a request under way the main loop releases them when that is done. */
+    if (vm->run == RUN_RUNNING && !atomic_load(&vm->requests))
+        vcpus_release(vm);
+}
+
 void vm_reset(struct vm *vm)
 {
     vcpus_park(vm);

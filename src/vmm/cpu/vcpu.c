@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -198,6 +199,7 @@ static void *vcpu_thread(void *opaque)
 
     g_snprintf(name, sizeof name, "vcpu %u", v->index);
     pthread_setname_np(pthread_self(), name);
+    v->tid = gettid();
     core_thread_register();
     vcpu_set_current(v);
     while (park(v)) {
