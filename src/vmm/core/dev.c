@@ -269,6 +269,23 @@ void dev_reset(struct dev *d)
     dev_unlock(d);
 }
 
+bool dev_load(struct dev *d, const u8 *bytes, size_t n, GError **error)
+{
+    dev_lock(d);
+    bool ok = state_load(&d->type->state, d, bytes, n, error);
+    if (ok && d->type->loaded)
+        d->type->loaded(d);
+    dev_unlock(d);
+    return ok || (g_prefix_error(error, "state of device '%s': ", d->id), false);
+}
+
+void dev_save(struct dev *d, GByteArray *to)
+{
+    dev_lock(d);
+    state_save(&d->type->state, d, to);
+    dev_unlock(d);
+}
+
 void dev_free(struct dev *d)
 {
     if (!d)

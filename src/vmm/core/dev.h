@@ -105,6 +105,10 @@ const struct prop *dev_prop_find(const struct dev_type *, const char *prop);
  * failure the caller still owns d, and init has cleaned up after itself. */
 bool dev_realize(struct dev *, GError **error);
 void dev_reset(struct dev *);
+/* Loads saved state into a realized device and runs its `loaded`, under its lock. Unchanged
+ * when the bytes are bad. */
+bool dev_load(struct dev *, const u8 *bytes, size_t n, GError **error);
+void dev_save(struct dev *, GByteArray *to);
 /* NULL and half-built ones too; fini runs for realized ones. Takes the device's mappings off
  * the buses and cancels its timers. No vCPU may run, nor a device lock be held. */
 void dev_free(struct dev *);
