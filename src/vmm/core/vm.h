@@ -116,11 +116,11 @@ void vm_request_exit(struct vm *, int status); /* isa-debug-exit: QUIT with this
 void vm_run(struct vm *); /* the main loop, until QUIT */
 void vm_stop(struct vm *, enum run_state);
 void vm_cont(struct vm *);
-/* All devices in order, then vCPUs; then VM_EV_RESET is told (a direct-boot loader puts the
- * kernel back here, and sets vCPU 0); then, if the guest was running, it goes on. */
 /* Between these no vCPU runs; no event, no change of run state: for looking at registers. */
 void vm_freeze(struct vm *);
 void vm_thaw(struct vm *);
+/* All devices in order, then vCPUs; then VM_EV_RESET is told (a direct-boot loader puts the
+ * kernel back here, and sets vCPU 0); then, if the guest was running, it goes on. */
 void vm_reset(struct vm *);
 void vm_listen(struct vm *, void (*fn)(void *opaque, enum vm_event, enum vm_cause),
                void *opaque);
