@@ -19,8 +19,6 @@
  */
 #pragma once
 
-#include <setjmp.h>
-
 #include "vmm/core/bus.h"
 #include "vmm/core/ram.h"
 #include "vmm/core/vm.h"
@@ -60,8 +58,9 @@ struct soft_space {
 };
 
 struct jump_cache_entry {
-    u64 key; /* (va & (2^48 - 1)) | generation << 48 */
-    const void *code;
+    u64 va;
+    u32 gen;  /* of the context (space, privilege, mode) it was found in */
+    u32 code; /* offset from code_base */
 };
 enum { JUMP_CACHE_SIZE = 4096 };
 
@@ -98,7 +97,9 @@ struct soft_vcpu {
     u64 page_va; /* VA of the page that the running block lies in */
     u64 host_rsp;
     struct jump_cache_entry *jump_cache;
-    u64 jump_key; /* generation << 48 of the current context */
+    u32 jump_gen; /* generation of the current context */
+    struct soft_vcpu *self;
+    const u8 *code_base; /* executable view of the code cache */
     u64 exit_arg;
     u64 scratch[16];
     u64 group[8];   /* addends of shared checks */
@@ -125,8 +126,13 @@ struct soft_vcpu {
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
     _Atomic u32 hlt_wake; /* futex */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
-    jmp_buf *unwind;
     struct interp_state x;
+    struct code_context {
+        u32 ident, gen; /* ident: space, privilege, mode bits; 0 = free */
+    } contexts[64];
+    u32 gen_counter, next_context;
+    u64 jump_pages[64]; /* which pages (hashed) have jump-cache entries */
+    struct native_code *native;
 };
 
 struct soft_vm {
@@ -196,9 +202,10 @@ void mmu_flush_all(struct soft_vcpu *);          /* everything, all spaces, glob
 void mmu_flush_page(struct soft_vcpu *, u64 va); /* INVLPG */
 void mmu_invpcid(struct soft_vcpu *, u64 type, u16 pcid, u64 va);
 void mmu_set_cr3(struct soft_vcpu *, u64 val); /* MOV CR3 semantics, PCID no-flush bit 63 */
-/* After a change of CR0/CR4/EFER/CPL/AC/segments: recomputes cpl, mode, flat, tlb, jump_key. */
+/* After a change of CR0/CR4/EFER/CPL/AC/segments: recomputes cpl, mode, flat, tlb, then
+ * code_context_changed(). */
 void soft_update(struct soft_vcpu *);
-/* Only what a CPL or AC change alters (cheap). */
+/* Only what a CPL or AC change alters (cheap), code_context_changed() included. */
 void soft_update_class(struct soft_vcpu *);
 void mmu_drop_write(struct soft_vcpu *,
                     u64 page_index); /* removes write entries of a RAM page */

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* code.c - the code cache (code.h): finding, linking and dropping blocks. */
+#include "vmm/cpu/soft/code.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "vmm/cpu/soft/emit.h"
+
+static u32 block_hash(u64 page, u16 off, u16 mode)
+{
+    u64 h = (page << 12 | off) * 0x9e3779b97f4a7c15ull + mode * 0x85ebca6bu;
+
+    return (u32)(h >> 40) & (CODE_HASH - 1);
+}
+
+bool code_init(struct soft_vm *sv, u64 size, GError **error)
+{
+    struct code_cache *cc = g_new0(struct code_cache, 1);
+
+    sv->code = cc;
+    pthread_mutex_init(&cc->lock, NULL);
+    cc->fd = memfd_create("posada-code", MFD_CLOEXEC);
+    cc->size = (u32)size;
+    if (cc->fd < 0 || ftruncate(cc->fd, (off_t)size) < 0)
+        return fail_errno(error, errno, "code cache of %" G_GUINT64_FORMAT " MiB", size / MiB);
+    cc->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, cc->fd, 0);
+    cc->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, cc->fd, 0);
+    if (cc->rw == MAP_FAILED || cc->rx == MAP_FAILED)
+        return fail_errno(error, errno,
+                          "soft accelerator: executable memory (is it forbidden by a security "
+                          "policy?)");
+    cc->hash = g_new0(struct block *, CODE_HASH);
+    cc->n_pages = sv->n_pages;
+    cc->pages = mmap(NULL, MAX(cc->n_pages, 1) * sizeof *cc->pages, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cc->pages == MAP_FAILED)
+        return fail_errno(error, errno, "soft accelerator: page table of the code cache");
+    cc->bmi2 = __builtin_cpu_supports("bmi2");
+    code_make_thunks(sv);
+    return true;
+}
+
+static void block_free(struct block *b)
+{
+    g_free(b->sites);
+    g_free(b);
+}
+
+void code_free(struct soft_vm *sv)
+{
+    struct code_cache *cc = sv->code;
+
+    if (!cc)
+        return;
+    for (u32 k = 0; k < cc->n_blocks; k++)
+        block_free(cc->blocks[k]);
+    if (cc->pages && cc->pages != MAP_FAILED) {
+        for (u64 k = 0; k < cc->n_pages; k++)
+            g_free(cc->pages[k]);
+        munmap(cc->pages, MAX(cc->n_pages, 1) * sizeof *cc->pages);
+    }
+    if (cc->rw && cc->rw != MAP_FAILED)
+        munmap(cc->rw, cc->size);
+    if (cc->rx && cc->rx != MAP_FAILED)
+        munmap((void *)(uintptr_t)cc->rx, cc->size);
+    if (cc->fd >= 0)
+        close(cc->fd);
+    g_free(cc->hash);
+    g_free(cc->blocks);
+    g_free(cc->links);
+    g_free(cc);
+    sv->code = NULL;
+}
+
+/* ---- contexts: what a jump-cache entry is valid for ------------------------------------------ */
+
+u16 code_mode_of(const struct soft_vcpu *v)
+{
+    const struct x86_state *s = &v->s;
+    u16 m = v->mode;
+
+    if (s->cr0 & (CR0_EM | CR0_TS) || !(s->cr4 & CR4_OSFXSR))
+        m |= CODE_NOFP;
+    if (!(s->cr4 & CR4_OSXSAVE) || (s->xcr0 & 6) != 6)
+        m |= CODE_NOAVX;
+    if (v->mode == MODE_64) {
+        m |= CODE_FS | CODE_GS;
+    } else {
+        for (int k = FS; k <= GS; k++) {
+            const struct x86_seg *g = &s->seg[k];
+            if (!(g->attr & ATTR_UNUSABLE) && g->limit == UINT32_MAX && g->attr & ATTR_P &&
+                (g->attr & (ATTR_CODE | ATTR_W | ATTR_S)) == (ATTR_W | ATTR_S) &&
+                !(g->attr & ATTR_E))
+                m |= k == FS ? CODE_FS : CODE_GS;
+        }
+    }
+    if (v->cpl == 3) {
+        m |= CODE_USER;
+        if (s->cr4 & CR4_TSD)
+            m |= CODE_NOTSC;
+    }
+    return m;
+}
+
+void code_context_changed(struct soft_vcpu *v)
+{
+    u32 ident = 0x80000000u | (u32)v->space << 16 | code_mode_of(v);
+
+    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++) {
+        if (v->contexts[k].ident == ident) {
+            v->jump_gen = v->contexts[k].gen;
+            return;
+        }
+    }
+    struct code_context *c = &v->contexts[v->next_context++ % ARRAY_LEN(v->contexts)];
+
+    c->ident = ident;
+    c->gen = v->jump_gen = ++v->gen_counter;
+}
+
+void code_flush_space(struct soft_vcpu *v, unsigned space)
+{
+    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
+        if ((v->contexts[k].ident >> 16 & 0x7fff) == space)
+            v->contexts[k].ident = 0;
+    code_context_changed(v);
+}
+
+void code_flush_page(struct soft_vcpu *v, u64 va)
+{
+    u32 bit = (u32)(va >> 12) & 4095;
+
+    if (!(v->jump_pages[bit >> 6] & 1ull << (bit & 63)))
+        return;
+    for (unsigned k = 0; k < ARRAY_LEN(v->jump_pages); k++)
+        v->jump_pages[k] = 0;
+    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
+        v->contexts[k].ident = 0;
+    code_context_changed(v);
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+static void put32(struct code_cache *cc, u32 at, u32 to)
+{
+    /* one aligned or at least single-instruction store: rel32 of a jump that others may run */
+    *(volatile u32 *)(void *)(cc->rw + at) = to - (at + 4);
+}
+
+static void link_cut(struct code_cache *cc, struct link *l)
+{
+    put32(cc, l->at, l->stub);
+    l->to = NULL;
+}
+
+/* REQUIRES(cc->lock) */
+static void block_drop(struct code_cache *cc, struct block *b)
+{
+    struct block **p = &cc->hash[block_hash(b->page, b->off, b->mode)];
+
+    while (*p && *p != b)
+        p = &(*p)->hash_next;
+    if (*p)
+        *p = b->hash_next;
+    b->dead = true;
+    for (struct link *l = b->incoming, *next; l; l = next) {
+        next = l->next;
+        link_cut(cc, l);
+    }
+    b->incoming = NULL;
+    /* jmp poll_exit; the entry is 16-byte aligned, so eight bytes change at once */
+    u64 bytes = *(u64 *)(void *)(cc->rw + b->code);
+    u32 rel = b->poll_exit - (b->code + 5);
+
+    bytes = (bytes & ~0xffffffffffull) | 0xe9 | (u64)rel << 8;
+    *(volatile u64 *)(void *)(cc->rw + b->code) = bytes;
+    cc->n_drops++;
+}
+
+/* REQUIRES(cc->lock) */
+static void page_drop(struct code_cache *cc, struct code_page *cp)
+{
+    for (struct block *b = cp->blocks, *next; b; b = next) {
+        next = b->page_next;
+        block_drop(cc, b);
+    }
+    cp->blocks = NULL;
+    for (unsigned k = 0; k < ARRAY_LEN(cp->bytes); k++)
+        cp->bytes[k] = 0;
+}
+
+void code_written(void *opaque, u64 page_index, u32 off, u32 len)
+{
+    struct soft_vm *sv = opaque;
+    struct code_cache *cc = sv->code;
+
+    if (page_index >= sv->n_pages)
+        return;
+    pthread_mutex_lock(&cc->lock);
+    struct code_page *cp = cc->pages[page_index];
+
+    if (cp && cp->blocks) {
+        bool hit = false;
+        for (u32 b = off; b < off + len && b < 4096 && !hit; b++)
+            hit = cp->bytes[b >> 6] >> (b & 63) & 1;
+        if (hit)
+            page_drop(cc, cp);
+    }
+    atomic_fetch_add(&sv->page_gen[page_index], 1);
+    if (!cp || !cp->blocks) { /* nothing is cached of it any more: writes are free again */
+        for (u32 k = 0; k < ram_block_count(sv->vm->ram); k++) {
+            struct ram_block *b = ram_block_at(sv->vm->ram, k);
+            if (page_index - b->index_base < b->size >> RAM_PAGE_SHIFT)
+                atomic_fetch_and(&b->flags[page_index - b->index_base], (u8)~RAM_PAGE_CODE);
+        }
+    }
+    pthread_mutex_unlock(&cc->lock);
+}
+
+/* Everything goes; all other vCPUs are outside. */
+static void code_flush_all(struct soft_vcpu *v)
+{
+    struct soft_vm *sv = v->sv;
+    struct code_cache *cc = sv->code;
+
+    soft_exclusive_begin(v);
+    pthread_mutex_lock(&cc->lock);
+    for (u32 k = 0; k < cc->n_blocks; k++) {
+        struct code_page *cp = cc->pages[cc->blocks[k]->page];
+        if (cp) {
+            cp->blocks = NULL;
+            for (unsigned j = 0; j < ARRAY_LEN(cp->bytes); j++)
+                cp->bytes[j] = 0;
+        }
+        block_free(cc->blocks[k]);
+    }
+    for (u32 k = 0; k < CODE_HASH; k++)
+        cc->hash[k] = NULL;
+    cc->n_blocks = cc->n_links = 0;
+    cc->pos = cc->start;
+    cc->n_flushes++;
+    for (u32 k = 0; k < sv->vm->n_vcpus; k++) {
+        struct soft_vcpu *o = sv->vm->vcpus[k]->impl;
+        if (!o)
+            continue;
+        for (unsigned j = 0; j < JUMP_CACHE_SIZE; j++)
+            o->jump_cache[j].va = ~0ull, o->jump_cache[j].gen = 0;
+    }
+    pthread_mutex_unlock(&cc->lock);
+    soft_exclusive_end(v);
+}
+
+static void jump_cache_put(struct soft_vcpu *v, u64 va, const struct block *b)
+{
+    struct jump_cache_entry *j =
+        &v->jump_cache[((u32)va ^ (u32)(va >> 12)) & (JUMP_CACHE_SIZE - 1)];
+    u32 bit = (u32)(va >> 12) & 4095;
+
+    j->va = va;
+    j->gen = v->jump_gen;
+    j->code = b->code;
+    v->jump_pages[bit >> 6] |= 1ull << (bit & 63);
+}
+
+struct block *code_find(struct soft_vcpu *v)
+{
+    struct soft_vm *sv = v->sv;
+    struct code_cache *cc = sv->code;
+    const u8 *page;
+    u64 index, va = v->s.rip;
+    gpa at;
+    u16 mode = code_mode_of(v), off = (u16)(va & 4095);
+    struct block *b;
+
+    if (!mmu_code(v, va, &page, &index, &at) || index == ~0ull || index >= cc->n_pages)
+        return NULL;
+    u32 h = block_hash(index, off, mode);
+
+    pthread_mutex_lock(&cc->lock);
+    for (b = cc->hash[h]; b; b = b->hash_next)
+        if (b->page == index && b->off == off && b->mode == mode)
+            break;
+    if (!b) {
+        bool full;
+        struct timespec t0, t1;
+
+        pthread_mutex_unlock(&cc->lock);
+        soft_fp_save(v);
+        struct ram_page rp;
+        if (!mmu_ram_page(v, at, &rp))
+            return NULL;
+        mmu_protect_code(v, index, rp.flags);
+        clock_gettime(CLOCK_MONOTONIC, &t0);
+        pthread_mutex_lock(&cc->lock);
+        if (!(atomic_load(rp.flags) & RAM_PAGE_CODE)) { /* written meanwhile: next time */
+            pthread_mutex_unlock(&cc->lock);
+            return NULL;
+        }
+        if (!cc->pages[index]) {
+            struct code_page *fresh = g_new0(struct code_page, 1);
+            __atomic_store_n(&cc->pages[index], fresh, __ATOMIC_RELEASE);
+        }
+        b = trans_block(v, page, index, off, mode, &full);
+        if (b) {
+            if (cc->n_blocks == cc->cap_blocks) {
+                cc->cap_blocks = cc->cap_blocks ? cc->cap_blocks * 2 : 4096;
+                cc->blocks = g_renew(struct block *, cc->blocks, cc->cap_blocks);
+            }
+            cc->blocks[cc->n_blocks++] = b;
+            b->hash_next = cc->hash[h];
+            cc->hash[h] = b;
+            b->page_next = cc->pages[index]->blocks;
+            cc->pages[index]->blocks = b;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &t1);
+        cc->ns_translating += (u64)(t1.tv_sec - t0.tv_sec) * NS_PER_SEC + (u64)t1.tv_nsec -
+                              (u64)t0.tv_nsec;
+        if (!b && full) {
+            pthread_mutex_unlock(&cc->lock);
+            code_flush_all(v);
+            return NULL;
+        }
+    }
+    pthread_mutex_unlock(&cc->lock);
+    if (b)
+        jump_cache_put(v, va, b);
+    return b;
+}
+
+void code_link(struct soft_vcpu *v, u32 n, struct block *to)
+{
+    struct code_cache *cc = v->sv->code;
+
+    pthread_mutex_lock(&cc->lock);
+    if (n < cc->n_links && !to->dead) {
+        struct link *l = &cc->links[n];
+        if (!l->to && !l->from->dead && l->from->page == to->page && l->target == to->off &&
+            l->from->mode == to->mode) {
+            l->to = to;
+            l->next = to->incoming;
+            to->incoming = l;
+            put32(cc, l->at, to->code);
+            cc->n_links_made++;
+        }
+    }
+    pthread_mutex_unlock(&cc->lock);
+}
+
+const struct site *code_site(struct code_cache *cc, const u8 *pc, struct block **ret)
+{
+    u32 at = (u32)(pc - cc->rx), lo = 0;
+
+    pthread_mutex_lock(&cc->lock);
+    u32 hi = cc->n_blocks;
+    while (lo < hi) {
+        u32 mid = (lo + hi) / 2;
+        if (cc->blocks[mid]->code <= at)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    struct block *b = lo ? cc->blocks[lo - 1] : NULL;
+
+    pthread_mutex_unlock(&cc->lock);
+    if (!b)
+        return NULL;
+
+    at -= b->code;
+    if (at >= b->code_len)
+        return NULL;
+    *ret = b;
+    u32 k = b->n_sites;
+
+    while (k > 1 && b->sites[k - 1].host > at)
+        k--;
+    return &b->sites[k - 1];
+}

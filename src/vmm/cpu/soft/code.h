@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * code.h - the code cache: blocks of translated code, found by guest-physical place and mode.
+ *
+ * A block is keyed by (RAM page, offset, mode) and holds no virtual address: code reaches its own
+ * VA through v->page_va, so one translation serves every mapping of the page.  Blocks of one page
+ * jump to each other directly; jumps that leave the page look the target up by VA in the vCPU's
+ * jump cache, whose entries carry the generation of their context (space, privilege, mode).
+ *
+ * Memory is one memfd, mapped twice: written through one view, run through the other.  A page of
+ * guest RAM with translated code has a struct code_page with a bitmap of the bytes that decoding
+ * looked at; a write to one of them drops all blocks of the page.  A dropped block's entry is
+ * overwritten with a jump to its exit, so nothing else has to be searched for stale pointers.
+ *
+ * When the cache is full, everything is dropped with all vCPUs stopped.
+ */
+#pragma once
+
+#include "vmm/cpu/soft/soft.h"
+
+enum code_mode {
+    CODE_MODE = 3,      /* enum insn_mode */
+    CODE_NOFP = 4,      /* x87/SSE trap (CR0.TS/EM, CR4.OSFXSR clear) */
+    CODE_NOAVX = 8,
+    CODE_FS = 16,       /* FS may be used by its base alone */
+    CODE_GS = 32,
+    CODE_NOTSC = 64,    /* RDTSC traps */
+    CODE_USER = 128,
+    CODE_NOSHARE = 256, /* translated without shared checks */
+};
+
+enum code_exit {
+    CODE_EXIT_LOOKUP, /* rip is set: find a block */
+    CODE_EXIT_LINK,   /* the same; exit_arg is a link that may be patched */
+    CODE_EXIT_POLL,   /* events wait; rip is set */
+    CODE_EXIT_INTERP, /* rip is at an instruction for the interpreter */
+    CODE_EXIT_SLOW,   /* exit_arg: host PC of an access that has to be interpreted */
+    CODE_EXIT_FAULT,  /* exit_arg: host PC that faulted */
+    CODE_EXIT_NATIVE, /* native.c's piece has run */
+    CODE_EXITS,
+};
+
+struct site { /* one guest instruction in a block */
+    u32 host;       /* offset of its first host byte from the block's entry */
+    u16 guest;      /* offset in the page */
+    bool flags;     /* the host's flags are the guest's when it starts to execute */
+};
+
+struct link;
+struct block {
+    struct block *hash_next, *page_next;
+    u64 page;
+    u16 off, mode;
+    u16 n_sites;
+    bool dead;
+    u32 code, code_len; /* offset in the cache */
+    u32 poll_exit;      /* offset in the cache */
+    struct link *incoming;
+    struct site *sites;
+};
+
+struct link { /* a direct jump that leaves a block for another of the same page */
+    struct link *next; /* of the target's incoming list */
+    u32 at;            /* offset of the rel32 */
+    u32 stub;          /* where it points while unlinked */
+    s32 target;        /* offset in the page */
+    struct block *from, *to;
+};
+
+struct code_page {
+    u64 bytes[64]; /* 4096 bits: bytes that translations depend on */
+    struct block *blocks;
+};
+
+enum { CODE_HASH = 1 << 16, CODE_BLOCK_MAX_INSNS = 48 };
+
+struct code_cache {
+    pthread_mutex_t lock;
+    int fd;
+    u8 *rw;
+    const u8 *rx;
+    u32 size, pos, start; /* start: after the thunks */
+    struct block **hash;
+    struct code_page **pages; /* by RAM page index */
+    u64 n_pages;
+    struct block **blocks; /* in order of code */
+    u32 n_blocks, cap_blocks;
+    struct link *links;
+    u32 n_links, cap_links;
+    /* thunks: offsets */
+    u32 enter, leave, fill, miss, exit_off, exit_link, fault;
+    bool bmi2;
+    /* statistics */
+    u64 n_translated, n_insns, ns_translating, n_flushes, n_drops, n_links_made;
+};
+
+bool code_init(struct soft_vm *, u64 size, GError **error);
+void code_free(struct soft_vm *);
+/* Finds or translates the block at v->s.rip and enters it in the jump cache; NULL: the
+ * instruction has to be interpreted (or fetching it faulted: interp_fetch will raise it). */
+struct block *code_find(struct soft_vcpu *);
+/* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
+const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
+void code_link(struct soft_vcpu *, u32 link, struct block *to);
+u16 code_mode_of(const struct soft_vcpu *);
+void code_make_thunks(struct soft_vm *);
+
+/* trans.c: emits one block for the bytes of a page. NULL: the first instruction is not for
+ * translation, or (cache->pos unchanged, *ret_full) there is no room. REQUIRES(lock), FP saved. */
+struct block *trans_block(struct soft_vcpu *, const u8 *page, u64 page_index, u16 off, u16 mode,
+                          bool *ret_full);
+/* For native.c: code that runs one instruction with its operand at v->exit_arg, then leaves. */
+bool trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);
+/* May this instruction be copied to the host with only its memory operand replaced? */
+bool trans_is_simple(const struct soft_vm *, const struct insn *);

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * thunks.c - the pieces of host code that all blocks share: in, out, TLB fill.
+ *
+ * enter(v, code): System V call from C. Saves C's registers, loads the guest's, jumps.
+ * leave:     guest registers to v->s.gpr, back to enter's caller.
+ * exit_off:  R11 = exit code, R10 = offset of the next guest instruction from page_va.
+ * exit_link: R11 = link, R10 as above.
+ * miss:      R9 = target VA that the jump cache does not have.
+ * fill:      R9 = VA, R10 = size | write << 8, R11 = where to go on with R10 = addend.
+ * fault:     entered by the signal handler, which has set exit_arg to the faulting host PC.
+ */
+#include "vmm/cpu/soft/code.h"
+#include "vmm/cpu/soft/emit.h"
+
+#define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
+#define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
+
+/* Guest registers that live in the host's. */
+static const u8 mapped[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13, R14, R15 };
+static const u8 c_saved[] = { RBX, RBP, R12, R13, R14, R15 };
+/* Of the mapped ones those that a C function may destroy. */
+static const u8 c_lost[] = { RAX, RCX, RDX, RSI, RDI, R8 };
+
+static void emit_exit_code(struct emit *e, u32 code)
+{
+    e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, OFF(exit_code)), e32(e, code);
+}
+
+void code_make_thunks(struct soft_vm *sv)
+{
+    struct code_cache *cc = sv->code;
+    struct emit e = { .p = cc->rw + 64, .end = cc->rw + 8192, .delta = cc->rx - cc->rw };
+    const u8 *leave;
+
+    cc->enter = (u32)(e.p - cc->rw);
+    for (unsigned k = 0; k < ARRAY_LEN(c_saved); k++) {
+        if (c_saved[k] >= 8)
+            e8(&e, 0x41);
+        e8(&e, 0x50 | (c_saved[k] & 7));
+    }
+    e_lea(&e, RSP, RSP, -8, true); /* 16-byte aligned for calls from thunks */
+    e_store(&e, OFF(host_rsp), RSP);
+    e_mov(&e, R11, RSI);
+    for (unsigned k = 0; k < ARRAY_LEN(mapped); k++)
+        e_load(&e, mapped[k], OFF_GPR(mapped[k]));
+    e_load(&e, RSP, OFF_GPR(RSP));
+    e_bytes(&e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
+
+    cc->leave = (u32)(e.p - cc->rw);
+    leave = e.p + e.delta;
+    for (unsigned k = 0; k < ARRAY_LEN(mapped); k++)
+        e_store(&e, OFF_GPR(mapped[k]), mapped[k]);
+    e_store(&e, OFF_GPR(RSP), RSP);
+    e_load(&e, RSP, OFF(host_rsp));
+    e_lea(&e, RSP, RSP, 8, true);
+    for (unsigned k = ARRAY_LEN(c_saved); k-- > 0;) {
+        if (c_saved[k] >= 8)
+            e8(&e, 0x41);
+        e8(&e, 0x58 | (c_saved[k] & 7));
+    }
+    e8(&e, 0xc3);
+
+    cc->exit_link = (u32)(e.p - cc->rw);
+    e_store(&e, OFF(exit_arg), R11);
+    e_mov_imm32(&e, R11, CODE_EXIT_LINK);
+    cc->exit_off = (u32)(e.p - cc->rw);
+    e_gs(&e, 0x03, R10, OFF(page_va), true);
+    e_store(&e, OFF(s.rip), R10);
+    e_gs(&e, 0x89, R11, OFF(exit_code), false);
+    e_jmp(&e, leave);
+
+    cc->miss = (u32)(e.p - cc->rw);
+    e_store(&e, OFF(s.rip), R9);
+    emit_exit_code(&e, CODE_EXIT_LOOKUP);
+    e_jmp(&e, leave);
+
+    cc->fault = (u32)(e.p - cc->rw);
+    emit_exit_code(&e, CODE_EXIT_FAULT);
+    e_jmp(&e, leave);
+
+    cc->fill = (u32)(e.p - cc->rw);
+    for (unsigned k = 0; k < ARRAY_LEN(c_lost); k++)
+        e_store(&e, OFF_GPR(c_lost[k]), c_lost[k]);
+    e_store(&e, OFF(scratch[4]), R9);
+    e_store(&e, OFF(scratch[5]), R11);
+    e_store(&e, OFF_GPR(RSP), RSP);
+    e_load(&e, RSP, OFF(host_rsp));
+    e_load(&e, RDI, OFF(self));
+    e_mov(&e, RSI, R9);
+    e_bytes(&e, (const u8[]){ 0x41, 0x0f, 0xb6, 0xd2 }, 4); /* movzx edx, r10b */
+    e_rr(&e, 0x89, RCX, R10, false);
+    e_shift(&e, 5, RCX, 8, false);
+    e_mov_imm64(&e, RAX, (u64)(uintptr_t)mmu_fill_fast);
+    e8(&e, 0xff), e8(&e, 0xd0); /* call rax */
+    e_mov(&e, R10, RAX);
+    for (unsigned k = 0; k < ARRAY_LEN(c_lost); k++)
+        e_load(&e, c_lost[k], OFF_GPR(c_lost[k]));
+    e_load(&e, R9, OFF(scratch[4]));
+    e_load(&e, R11, OFF(scratch[5]));
+    e_load(&e, RSP, OFF_GPR(RSP));
+    e_rr(&e, 0x85, R10, R10, true);
+    u8 *none = e_jcc(&e, 4, e.p + e.delta);
+    e_bytes(&e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3);
+    e_here(&e, none);
+    e_store(&e, OFF(exit_arg), R11);
+    emit_exit_code(&e, CODE_EXIT_SLOW);
+    e_jmp(&e, leave);
+
+    g_assert(!e.full);
+    cc->start = cc->pos = ROUND_UP((u32)(e.p - cc->rw), 64u);
+}
