@@ -18,14 +18,16 @@ static u32 block_hash(u64 page, u16 off, u16 mode)
     return (u32)(h >> 40) & (CODE_HASH - 1);
 }
 
-bool code_init(struct soft_vm *sv, u64 size, GError **error)
+bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
 {
     struct code_cache *cc = g_new0(struct code_cache, 1);
 
     sv->code = cc;
     pthread_mutex_init(&cc->lock, NULL);
     cc->fd = memfd_create("posada-code", MFD_CLOEXEC);
-    cc->size = (u32)size;
+    cc->size = (u32)(size + reserve);
+    cc->limit = (u32)size;
+    size = cc->size;
     if (cc->fd < 0 || ftruncate(cc->fd, (off_t)size) < 0)
         return fail_errno(error, errno, "code cache of %" G_GUINT64_FORMAT " MiB", size / MiB);
     cc->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, cc->fd, 0);
@@ -77,7 +79,8 @@ void code_free(struct soft_vm *sv)
     sv->code = NULL;
 }
 
-/* ---- contexts: what a jump-cache entry is valid for ------------------------------------------ */
+/* ---- contexts: what a jump-cache entry is valid for
+ * ------------------------------------------ */
 
 u16 code_mode_of(const struct soft_vcpu *v)
 {
@@ -144,7 +147,8 @@ void code_flush_page(struct soft_vcpu *v, u64 va)
     code_context_changed(v);
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------- */
+/* ---- blocks
+ * ---------------------------------------------------------------------------------- */
 
 static void put32(struct code_cache *cc, u32 at, u32 to)
 {
@@ -318,8 +322,8 @@ struct block *code_find(struct soft_vcpu *v)
             cc->pages[index]->blocks = b;
         }
         clock_gettime(CLOCK_MONOTONIC, &t1);
-        cc->ns_translating += (u64)(t1.tv_sec - t0.tv_sec) * NS_PER_SEC + (u64)t1.tv_nsec -
-                              (u64)t0.tv_nsec;
+        cc->ns_translating +=
+            (u64)(t1.tv_sec - t0.tv_sec) * NS_PER_SEC + (u64)t1.tv_nsec - (u64)t0.tv_nsec;
         if (!b && full) {
             pthread_mutex_unlock(&cc->lock);
             code_flush_all(v);

@@ -2,15 +2,17 @@
 /*
  * code.h - the code cache: blocks of translated code, found by guest-physical place and mode.
  *
- * A block is keyed by (RAM page, offset, mode) and holds no virtual address: code reaches its own
- * VA through v->page_va, so one translation serves every mapping of the page.  Blocks of one page
- * jump to each other directly; jumps that leave the page look the target up by VA in the vCPU's
- * jump cache, whose entries carry the generation of their context (space, privilege, mode).
+ * A block is keyed by (RAM page, offset, mode) and holds no virtual address: code reaches its
+ * own VA through v->page_va, so one translation serves every mapping of the page.  Blocks of
+ * one page jump to each other directly; jumps that leave the page look the target up by VA in
+ * the vCPU's jump cache, whose entries carry the generation of their context (space, privilege,
+ * mode).
  *
- * Memory is one memfd, mapped twice: written through one view, run through the other.  A page of
- * guest RAM with translated code has a struct code_page with a bitmap of the bytes that decoding
- * looked at; a write to one of them drops all blocks of the page.  A dropped block's entry is
- * overwritten with a jump to its exit, so nothing else has to be searched for stale pointers.
+ * Memory is one memfd, mapped twice: written through one view, run through the other.  A page
+ * of guest RAM with translated code has a struct code_page with a bitmap of the bytes that
+ * decoding looked at; a write to one of them drops all blocks of the page.  A dropped block's
+ * entry is overwritten with a jump to its exit, so nothing else has to be searched for stale
+ * pointers.
  *
  * When the cache is full, everything is dropped with all vCPUs stopped.
  */
@@ -19,12 +21,12 @@
 #include "vmm/cpu/soft/soft.h"
 
 enum code_mode {
-    CODE_MODE = 3,      /* enum insn_mode */
-    CODE_NOFP = 4,      /* x87/SSE trap (CR0.TS/EM, CR4.OSFXSR clear) */
+    CODE_MODE = 3, /* enum insn_mode */
+    CODE_NOFP = 4, /* x87/SSE trap (CR0.TS/EM, CR4.OSFXSR clear) */
     CODE_NOAVX = 8,
-    CODE_FS = 16,       /* FS may be used by its base alone */
+    CODE_FS = 16, /* FS may be used by its base alone */
     CODE_GS = 32,
-    CODE_NOTSC = 64,    /* RDTSC traps */
+    CODE_NOTSC = 64, /* RDTSC traps */
     CODE_USER = 128,
     CODE_NOSHARE = 256, /* translated without shared checks */
 };
@@ -40,10 +42,10 @@ enum code_exit {
     CODE_EXITS,
 };
 
-struct site { /* one guest instruction in a block */
-    u32 host;       /* offset of its first host byte from the block's entry */
-    u16 guest;      /* offset in the page */
-    bool flags;     /* the host's flags are the guest's when it starts to execute */
+struct site {   /* one guest instruction in a block */
+    u32 host;   /* offset of its first host byte from the block's entry */
+    u16 guest;  /* offset in the page */
+    bool flags; /* the host's flags are the guest's when it starts to execute */
 };
 
 struct link;
@@ -59,7 +61,7 @@ struct block {
     struct site *sites;
 };
 
-struct link { /* a direct jump that leaves a block for another of the same page */
+struct link {          /* a direct jump that leaves a block for another of the same page */
     struct link *next; /* of the target's incoming list */
     u32 at;            /* offset of the rel32 */
     u32 stub;          /* where it points while unlinked */
@@ -79,7 +81,7 @@ struct code_cache {
     int fd;
     u8 *rw;
     const u8 *rx;
-    u32 size, pos, start; /* start: after the thunks */
+    u32 size, pos, start, limit; /* start: after the thunks */
     struct block **hash;
     struct code_page **pages; /* by RAM page index */
     u64 n_pages;
@@ -94,7 +96,8 @@ struct code_cache {
     u64 n_translated, n_insns, ns_translating, n_flushes, n_drops, n_links_made;
 };
 
-bool code_init(struct soft_vm *, u64 size, GError **error);
+/* reserve: bytes at the end for native.c */
+bool code_init(struct soft_vm *, u64 size, u64 reserve, GError **error);
 void code_free(struct soft_vm *);
 /* Finds or translates the block at v->s.rip and enters it in the jump cache; NULL: the
  * instruction has to be interpreted (or fetching it faulted: interp_fetch will raise it). */
@@ -106,10 +109,12 @@ u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);
 
 /* trans.c: emits one block for the bytes of a page. NULL: the first instruction is not for
- * translation, or (cache->pos unchanged, *ret_full) there is no room. REQUIRES(lock), FP saved. */
+ * translation, or (cache->pos unchanged, *ret_full) there is no room. REQUIRES(lock), FP saved.
+ */
 struct block *trans_block(struct soft_vcpu *, const u8 *page, u64 page_index, u16 off, u16 mode,
                           bool *ret_full);
 /* For native.c: code that runs one instruction with its operand at v->exit_arg, then leaves. */
-bool trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);
+/* Returns its length, 0 when it does not fit. */
+u32 trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);
 /* May this instruction be copied to the host with only its memory operand replaced? */
 bool trans_is_simple(const struct soft_vm *, const struct insn *);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * emit.h - writing host instructions, the few kinds that the translator adds around the guest's.
- * x86-64 encodings: SDM volume 2, section 2.1-2.3.
+ * emit.h - writing host instructions, the few kinds that the translator adds around the
+ * guest's. x86-64 encodings: SDM volume 2, section 2.1-2.3.
  *
  * `p` is the writable view; `rx` = p + delta is where the bytes will run.  A buffer that runs
  * full sets `full` and swallows the rest; the block is then thrown away.

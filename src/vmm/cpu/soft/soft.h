@@ -133,6 +133,8 @@ struct soft_vcpu {
     u32 gen_counter, next_context;
     u64 jump_pages[64]; /* which pages (hashed) have jump-cache entries */
     struct native_code *native;
+    void *signal_stack;
+    bool intr; /* the LAPIC may have something: ask it when interrupts are open */
 };
 
 struct soft_vm {
@@ -187,8 +189,8 @@ u64 mmu_fill_fast(struct soft_vcpu *, u64 va, unsigned size, u32 write);
 
 bool mmu_init(struct soft_vcpu *); /* maps the TLBs; false: no memory */
 void mmu_fini(struct soft_vcpu *);
-/* A page is about to be cached as code: sets RAM_PAGE_CODE and sees to it that no vCPU has a write
- * entry for it left. Not with the code lock held (stops the other vCPUs if it must). */
+/* A page is about to be cached as code: sets RAM_PAGE_CODE and sees to it that no vCPU has a
+ * write entry for it left. Not with the code lock held (stops the other vCPUs if it must). */
 void mmu_protect_code(struct soft_vcpu *, u64 page_index, _Atomic u8 *flags);
 /* Marks every page dirty that this vCPU has a write entry for, and drops the entries. For the
  * `dirty` operation, while the vCPU is stopped (exclusive). */

@@ -92,7 +92,6 @@ static int isa_feature(u8 isa)
         return 0;
     case ZYDIS_ISA_SET_CMOV:
     case ZYDIS_ISA_SET_FCMOV:
-    case ZYDIS_ISA_SET_FCOMI:
         return F(W_1_EDX, 15);
     case ZYDIS_ISA_SET_PENTIUMMMX:
         return F(W_1_EDX, 23);
@@ -131,7 +130,7 @@ static int isa_feature(u8 isa)
         return F(W_1_ECX, 25);
     case ZYDIS_ISA_SET_F16C:
         return F(W_1_ECX, 29);
-    case ZYDIS_ISA_SET_AVXFMA:
+    case ZYDIS_ISA_SET_FMA:
         return F(W_1_ECX, 12);
     case ZYDIS_ISA_SET_AVX2:
         return F(W_7_EBX, 5);
@@ -1060,10 +1059,10 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     }
 
     u32 start = ROUND_UP(cc->pos, 16u);
-    t->e = (struct emit){ .p = cc->rw + start, .end = cc->rw + cc->size - 64,
+    t->e = (struct emit){ .p = cc->rw + start, .end = cc->rw + cc->limit - 64,
                           .delta = cc->rx - cc->rw };
     t->entry = t->e.p;
-    if (start + 32 > cc->size - 64) {
+    if (start + 32 > cc->limit - 64) {
         *ret_full = true;
         return NULL;
     }
@@ -1117,7 +1116,7 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     return b;
 }
 
-bool trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, const u8 *rx)
+u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, const u8 *rx)
 {
     g_autofree struct trans *t = g_new0(struct trans, 1);
 
@@ -1139,5 +1138,5 @@ bool trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, con
     e_mov_imm32(&t->e, S3, CODE_EXIT_NATIVE);
     e_rr(&t->e, 0x31, S2, S2, false);
     e_jmp(&t->e, t->cc->rx + t->cc->exit_off);
-    return !t->e.full;
+    return t->e.full ? 0 : (u32)(t->e.p - rw);
 }
