@@ -4,6 +4,8 @@
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/dev/pc/lapic.h"
 #include "vmm/dev/pc/pic.h"
+#include "vmm/dev/pc/pit.h"
+#include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pc/uart.h"
 #include "vmm/dev/pci/i440fx.h"
 
@@ -13,6 +15,8 @@ const struct dev_type *const dev_types[] = {
     &lapic_page_type,
     &lapic_type,
     &pic_type,
+    &pit_type,
+    &rtc_type,
     &uart_type,
     /* pci/ */
     &pci_host_type,
