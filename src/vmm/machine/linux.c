@@ -173,7 +173,7 @@ static bool initrd_put(struct boot *b, struct setup *s, const char *path, GError
         return fail(error, ERR_LIMIT,
                     "%s: %" PRIu64 " KiB do not fit beside the kernel in %" PRIu64
                     " MiB of memory; a larger -m is needed",
-                    path, f->size / KiB, b->ram_low / MiB);
+                    path, f->size >> 10, b->ram_low >> 20);
     put32(s->h + HDR_RAMDISK, (u32)at);
     put32(s->h + HDR_RAMDISK_SIZE, (u32)f->size);
     return boot_add_file(b, at, f, 0, f->size, error);
@@ -222,7 +222,7 @@ bool linux_load(struct boot *b, const struct boot_input *in, struct boot_file *f
     if (in->ram_low <= MiB || s->load >= in->ram_low || s->room > in->ram_low - s->load)
         return fail(error, ERR_LIMIT,
                     "%s: needs %" PRIu64 " MiB of memory below 4 GiB, there are %" PRIu64,
-                    f->path, (s->load + s->room + MiB - 1) / MiB, in->ram_low / MiB);
+                    f->path, (s->load + s->room + MiB - 1) >> 20, in->ram_low >> 20);
     if (!boot_add_file(b, s->load, f, s->code_at, s->code_len, error) ||
         !boot_add_reserve(b, s->load + s->code_len, s->room - s->code_len, f->path, error))
         return false;

@@ -109,7 +109,7 @@ static bool module_put(struct boot *b, const char *text, struct module *ret, GEr
     if (!boot_find(b, MAX(f->size, 1), 4096, MiB, b->ram_low, true, &at))
         return fail(error, ERR_LIMIT,
                     "%s: %" PRIu64 " KiB do not fit into memory; a larger -m is needed", path,
-                    f->size / KiB);
+                    f->size >> 10);
     if (!boot_add_file(b, at, f, 0, f->size, error) ||
         !boot_put_low(b, text, strlen(text) + 1, path, &line, error))
         return false;

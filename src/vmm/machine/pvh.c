@@ -35,7 +35,7 @@ static bool initrd_put(struct boot *b, const char *path, struct start_info *si, 
     if (!boot_find(b, f->size, 4096, MiB, b->ram_low, true, &at))
         return fail(error, ERR_LIMIT,
                     "%s: %" PRIu64 " KiB do not fit into memory; a larger -m is needed", path,
-                    f->size / KiB);
+                    f->size >> 10);
     if (!boot_add_file(b, at, f, 0, f->size, error))
         return false;
     m.at = le64_of(at);
