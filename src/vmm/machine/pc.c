@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * pc.c - machine "pc": i440FX and PIIX3 with what a PC has beside them, as a table of parts.
+ *
+ * Interrupts: ISA interrupt n is GSI n (0 arrives at the IOAPIC's input 2); PCI INTx goes
+ * through the PIIX' PIRQ routes to ISA interrupts.  With KVM's irqchip the interrupt controllers
+ * are the kernel's.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "vmm/backend/chardev.h"
+#include "vmm/dev/pc/intc.h"
+#include "vmm/dev/pci/i440fx.h"
+#include "vmm/machine/board.h"
+#include "vmm/machine/pci_setup.h"
+
+enum { BIOS_MAX = 8 << 20 };
+
+/* Ports of the second column are the type's regions in their order. */
+static const struct part parts[] = {
+    { .type = "pit", .io = { 0x40 }, .gsis = 1, .gsi = { 0 } },
+};
+
+static const struct {
+    u16 port;
+    u8 gsi;
+} com[SERIALS_MAX] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
+
+/* Reads the firmware into a ROM that ends at 4 GiB. */
+static bool bios_load(struct machine *m, GError **error)
+{
+    static const char *const defaults[] = { "/usr/share/seabios/bios-256k.bin",
+                                            "/usr/share/seabios/bios.bin",
+                                            "/usr/share/qemu/bios-256k.bin" };
+    const char *path = m->desc->bios;
+    struct stat st;
+
+    for (size_t i = 0; !path && i < ARRAY_LEN(defaults); i++)
+        if (access(defaults[i], R_OK) == 0)
+            path = defaults[i];
+    if (!path)
+        return fail(error, ERR_NOT_FOUND,
+                    "no firmware: %s is missing; install the package seabios, or use -bios or "
+                    "-kernel",
+                    defaults[0]);
+    g_autofd fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0 || fstat(fd, &st) != 0)
+        return fail_errno(error, errno, "-bios: %s", path);
+    if (!S_ISREG(st.st_mode) || st.st_size < 4096 || st.st_size > BIOS_MAX ||
+        st.st_size % 0x10000)
+        return fail(error, ERR_FORMAT,
+                    "-bios: %s: no firmware: it has to be a file of n * 64 KiB, at most %d MiB",
+                    path, BIOS_MAX >> 20);
+    m->bios = ram_block_new(m->vm->ram, "pc.bios", (u64)st.st_size, error);
+    if (!m->bios)
+        return false;
+    if (!fd_read_all(fd, m->bios->host, m->bios->size, 0, error)) {
+        g_prefix_error(error, "-bios: %s: ", path);
+        return false;
+    }
+    vm_lock(m->vm);
+    ram_map_at(m->vm->ram, 4 * GiB - m->bios->size, m->bios->size, m->bios, 0, true);
+    ram_commit(m->vm->ram);
+    vm_unlock(m->vm);
+    return true;
+}
+
+static bool serials_make(struct machine *m, GError **error)
+{
+    for (unsigned i = 0; i < SERIALS_MAX; i++) {
+        const char *spec = m->desc->serial[i];
+
+        if (!spec)
+            continue;
+        g_autofree char *id = g_strdup_printf("serial%u", i);
+        g_autoptr(GError) why = NULL;
+        struct chardev *c = chardev_new(m->vm, id, spec, &why);
+        if (why) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&why), "-serial: ");
+            return false;
+        }
+        const struct part p = { .type = "isa-serial",
+                                .id = id,
+                                .io = { com[i].port },
+                                .gsis = 1,
+                                .gsi = { (s8)com[i].gsi } };
+        /* "chardev:ID" gives one that has another name. */
+        const char *const props[] = { "chardev", c ? chardev_id(c) : NULL, NULL };
+        if (!machine_part(m, &p, c ? props : NULL, error))
+            return false;
+        m->serial_at[i] = true;
+    }
+    return true;
+}
+
+static bool pc_build(struct machine *m, GError **error)
+{
+    struct vm *vm = m->vm;
+    bool direct = m->desc->kernel != NULL;
+
+    if (direct && m->desc->bios)
+        return fail(error, ERR_ARGUMENT, "-bios: a kernel is started without firmware; leave out "
+                                         "either -bios or -kernel");
+    if (!direct && !bios_load(m, error))
+        return false;
+    if (!vm->kernel_irqchip && !pc_intc_make(vm, true, error))
+        return false;
+    m->pci = i440fx_new(vm, m->ram, m->bios, error);
+    if (!m->pci)
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        if (!dev_type_find(parts[i].type))
+            continue;
+        if (!machine_part(m, &parts[i], NULL, error))
+            return false;
+    }
+    return serials_make(m, error);
+}
+
+static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError **error)
+{
+    if (d->type->kind != DEV_PCI)
+        return true; /* ISA devices know their ports */
+    if (bus && strcmp(bus, "pci.0") != 0 && strcmp(bus, "pci") != 0)
+        return fail(error, ERR_NOT_FOUND, "%s: there is no bus '%s'; there is pci.0",
+                    d->type->name, bus);
+    return pci_place(d, m->pci, -1, error);
+}
+
+static bool pc_finish(struct machine *m, GError **error)
+{
+    return machine_load_kernel(m, error);
+}
+
+static bool pc_reset(struct machine *m, GError **error)
+{
+    if (!m->boot)
+        return true;
+    return pci_setup(m->vm, m->pci, error) && machine_reset_kernel(m, error);
+}
+
+const struct board_ops board_pc = {
+    .build = pc_build, .place = pc_place, .finish = pc_finish, .reset = pc_reset
+};
