@@ -28,11 +28,11 @@ enum {
 /* A device of a board: what, where, and on which lines. */
 struct part {
     const char *type, *id;
-    u16 io[4];     /* in the order of the type's regions; 0: none (no part begins at port 0 but
-                      the DMA controller, which is not there) */
+    u16 io[4]; /* in the order of the type's regions; 0: none (no part begins at port 0 but
+                  the DMA controller, which is not there) */
     u64 mem[2];
-    s8 gsi[4];     /* of its outputs; -1: not connected. {0} is GSI 0: see part_gsi_none */
-    u8 gsis;       /* how many of gsi[] count */
+    s8 gsi[4]; /* of its outputs; -1: not connected. {0} is GSI 0: see part_gsi_none */
+    u8 gsis;   /* how many of gsi[] count */
 };
 
 struct machine {
@@ -47,15 +47,15 @@ struct machine {
     GHashTable *nets;      /* netdev id -> struct net * */
     GPtrArray *mmio_types; /* microvm: slots used */
 
-    struct pci_bus *pci;   /* NULL: none */
-    struct dev *fw_cfg;    /* NULL: none */
+    struct pci_bus *pci; /* NULL: none */
+    struct dev *fw_cfg;  /* NULL: none */
     struct dev *rtc;
-    u32 serials;           /* ports made, COM1 first */
+    u32 serials; /* ports made, COM1 first */
     bool serial_at[SERIALS_MAX];
     bool has_hpet, has_i8042, has_pm;
 
-    struct boot *boot;     /* direct boot, or NULL: firmware */
-    GByteArray *tables;    /* direct boot: ACPI and SMBIOS as they lie from tables_at on */
+    struct boot *boot;  /* direct boot, or NULL: firmware */
+    GByteArray *tables; /* direct boot: ACPI and SMBIOS as they lie from tables_at on */
     gpa tables_at;
 };
 
@@ -72,7 +72,7 @@ bool machine_set_prop(struct machine *, struct dev *, const char *prop, const ch
 const char *machine_type_name(const struct machine_desc *, const char *name);
 
 struct board_ops {
-    bool (*build)(struct machine *, GError **error);  /* parts and buses, after the vCPUs */
+    bool (*build)(struct machine *, GError **error); /* parts and buses, after the vCPUs */
     bool (*place)(struct machine *, struct dev *, const char *addr, GError **error);
     bool (*finish)(struct machine *, GError **error); /* after user devices: tables, boot */
     bool (*reset)(struct machine *, GError **error);  /* after devices and vCPUs: as firmware */

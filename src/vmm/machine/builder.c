@@ -13,6 +13,8 @@
 #include "net/net.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/ram.h"
+#include "vmm/dev/pc/intc.h"
+#include "vmm/dev/pci/pci.h"
 #include "vmm/machine/board.h"
 
 static const struct board_ops *board_of(const struct machine_desc *d)
@@ -33,7 +35,8 @@ struct vm *machine_vm(struct machine *m)
     return m->vm;
 }
 
-/* ---- checks before anything is opened ------------------------------------------------------ */
+/* ---- checks before anything is opened ------------------------------------------------------
+ */
 
 const char *machine_type_name(const struct machine_desc *d, const char *name)
 {
@@ -51,21 +54,24 @@ const char *machine_type_name(const struct machine_desc *d, const char *name)
 /* Those a user may add. */
 static bool type_offered(const struct dev_type *t)
 {
-    return t->kind != DEV_SYSBUS && !dev_type_fixed(t);
+    if (t->kind == DEV_PCI)
+        return !((const struct pci_type *)t->more)->fixed;
+    return t->kind != DEV_SYSBUS;
 }
 
 void machine_print_devices(GString *to)
 {
     for (const struct dev_type *const *t = dev_types; *t; t++)
         if (type_offered(*t))
-            g_string_append_printf(to, "name \"%s\"%s%s%s\n", (*t)->name, (*t)->desc ? ", \"" : "",
-                                   (*t)->desc ? (*t)->desc : "", (*t)->desc ? "\"" : "");
+            g_string_append_printf(to, "name \"%s\"%s%s%s\n", (*t)->name,
+                                   (*t)->desc ? ", \"" : "", (*t)->desc ? (*t)->desc : "",
+                                   (*t)->desc ? "\"" : "");
 }
 
 static const char *prop_kind_name(const struct prop *p)
 {
     static const char *const names[] = {
-        [PROP_BOOL] = "bool", [PROP_U8] = "uint8",   [PROP_U16] = "uint16",
+        [PROP_BOOL] = "bool",  [PROP_U8] = "uint8",   [PROP_U16] = "uint16",
         [PROP_U32] = "uint32", [PROP_U64] = "uint64", [PROP_SIZE] = "size",
         [PROP_STR] = "str",    [PROP_MAC] = "mac",    [PROP_PTR] = "id",
     };
@@ -136,8 +142,8 @@ static bool link_check(const struct machine_desc *d, const struct prop *p, const
         there = list_has(d->netdevs, val);
     else if (strcmp(p->link, "chardev") == 0)
         there = list_has(d->chardevs, val);
-    return there || fail(error, ERR_NOT_FOUND, "%s=%s: there is no %s with that id", p->name, val,
-                         p->link);
+    return there || fail(error, ERR_NOT_FOUND, "%s=%s: there is no %s with that id", p->name,
+                         val, p->link);
 }
 
 /* Properties of any device that the builder takes itself when the type has them not. */
@@ -167,8 +173,9 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
         if (!p && prop_is_builders(o->key))
             continue;
         if (!p)
-            return fail(error, ERR_NOT_FOUND, "%s has no property '%s'; -device %s,help lists them",
-                        name, o->key, name);
+            return fail(error, ERR_NOT_FOUND,
+                        "%s has no property '%s'; -device %s,help lists them", name, o->key,
+                        name);
         if (p->kind != PROP_PTR)
             continue;
         if (!link_check(d, p, o->val, error)) {
@@ -178,7 +185,8 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
         g_autofree char *key = g_strdup_printf("%s %s", p->link, o->val);
         if ((strcmp(p->link, "drive") == 0 || strcmp(p->link, "netdev") == 0) &&
             !g_hash_table_add(used, g_steal_pointer(&key)))
-            return fail(error, ERR_BUSY, "%s: %s=%s has a device already", name, o->key, o->val);
+            return fail(error, ERR_BUSY, "%s: %s=%s has a device already", name, o->key,
+                        o->val);
     }
     return true;
 }
@@ -233,7 +241,8 @@ bool machine_check(const struct machine_desc *d, GError **error)
     return true;
 }
 
-/* ---- host ends ----------------------------------------------------------------------------- */
+/* ---- host ends -----------------------------------------------------------------------------
+ */
 
 static bool make_chardevs(struct machine *m, GError **error)
 {
@@ -276,7 +285,8 @@ static bool make_nets(struct machine *m, GError **error)
     return true;
 }
 
-/* ---- devices ------------------------------------------------------------------------------- */
+/* ---- devices -------------------------------------------------------------------------------
+ */
 
 bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const char *text,
                       GError **error)
@@ -293,8 +303,8 @@ bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const 
     else if (strcmp(p->link, "chardev") == 0)
         ptr = chardev_find(m->vm, text);
     if (!ptr)
-        return fail(error, ERR_NOT_FOUND, "%s: %s=%s: there is no %s with that id", d->type->name,
-                    name, text, p->link);
+        return fail(error, ERR_NOT_FOUND, "%s: %s=%s: there is no %s with that id",
+                    d->type->name, name, text, p->link);
     return dev_set_ptr(d, name, ptr, error);
 }
 
@@ -366,7 +376,8 @@ bool machine_user_device(struct machine *m, const struct device_desc *desc, GErr
     return ok;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------- */
+/* ---- all of it -----------------------------------------------------------------------------
+ */
 
 /* After devices and vCPUs have been reset: the board does what firmware would. */
 static void on_event(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
@@ -450,6 +461,7 @@ void machine_free(struct machine *m)
     while (g_hash_table_iter_next(&it, NULL, &v))
         image_drain(v);
     chardev_free_all(m->vm);
+    pc_intc_free(m->vm);
     vm_free(m->vm);
     g_hash_table_iter_init(&it, m->images);
     while (g_hash_table_iter_next(&it, NULL, &v))

@@ -222,7 +222,7 @@ bool linux_load(struct boot *b, const struct boot_input *in, struct boot_file *f
     if (in->ram_low <= MiB || s->load >= in->ram_low || s->room > in->ram_low - s->load)
         return fail(error, ERR_LIMIT,
                     "%s: needs %" PRIu64 " MiB of memory below 4 GiB, there are %" PRIu64,
-                    f->path, (s->load + s->room + MiB - 1) >> 20, in->ram_low >> 20);
+                    f->path, (u64)((s->load + s->room + MiB - 1) >> 20), in->ram_low >> 20);
     if (!boot_add_file(b, s->load, f, s->code_at, s->code_len, error) ||
         !boot_add_reserve(b, s->load + s->code_len, s->room - s->code_len, f->path, error))
         return false;

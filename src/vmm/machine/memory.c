@@ -62,10 +62,9 @@ void machine_e820(const struct machine *m, struct e820 *ret, bool direct)
 bool machine_load_kernel(struct machine *m, GError **error)
 {
     const struct machine_desc *d = m->desc;
-    struct boot_input in = { .kernel = d->kernel,
-                             .initrd = d->initrd,
-                             .append = d->append,
-                             .ram_low = m->ram_low };
+    struct boot_input in = {
+        .kernel = d->kernel, .initrd = d->initrd, .append = d->append, .ram_low = m->ram_low
+    };
 
     if (!d->kernel)
         return true;
@@ -85,11 +84,11 @@ bool machine_reset_kernel(struct machine *m, GError **error)
     if (!m->boot)
         return true;
     /* BIOS data area: kernels look there for the end of low memory. */
-    if (!ram_fill(m->vm->ram, 0, 0, 0x1000) ||
-        !ram_load(m->vm->ram, 0x40e, &ebda_segment, 2) ||
+    if (!ram_fill(m->vm->ram, 0, 0, 0x1000) || !ram_load(m->vm->ram, 0x40e, &ebda_segment, 2) ||
         !ram_load(m->vm->ram, 0x413, &base_kib, 2))
         return fail(error, ERR_FAILED, "boot: no memory at 0");
     if (m->tables && !ram_load(m->vm->ram, m->tables_at, m->tables->data, m->tables->len))
-        return fail(error, ERR_FAILED, "boot: no memory at %#" G_GINT64_MODIFIER "x", m->tables_at);
+        return fail(error, ERR_FAILED, "boot: no memory at %#" G_GINT64_MODIFIER "x",
+                    m->tables_at);
     return boot_write(m->boot, m->vm->ram, error) && boot_enter(m->boot, m->vm, error);
 }

@@ -3,8 +3,8 @@
  * pc.c - machine "pc": i440FX and PIIX3 with what a PC has beside them, as a table of parts.
  *
  * Interrupts: ISA interrupt n is GSI n (0 arrives at the IOAPIC's input 2); PCI INTx goes
- * through the PIIX' PIRQ routes to ISA interrupts.  With KVM's irqchip the interrupt controllers
- * are the kernel's.
+ * through the PIIX' PIRQ routes to ISA interrupts.  With KVM's irqchip the interrupt
+ * controllers are the kernel's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -106,8 +106,9 @@ static bool pc_build(struct machine *m, GError **error)
     bool direct = m->desc->kernel != NULL;
 
     if (direct && m->desc->bios)
-        return fail(error, ERR_ARGUMENT, "-bios: a kernel is started without firmware; leave out "
-                                         "either -bios or -kernel");
+        return fail(error, ERR_ARGUMENT,
+                    "-bios: a kernel is started without firmware; leave out "
+                    "either -bios or -kernel");
     if (!direct && !bios_load(m, error))
         return false;
     if (!vm->kernel_irqchip && !pc_intc_make(vm, true, error))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * pci_setup.c - what firmware does to PCI before it starts an operating system, for direct boot:
- * gives every BAR an address, every function its interrupt line, and the PIIX its routes.
+ * pci_setup.c - what firmware does to PCI before it starts an operating system, for direct
+ * boot: gives every BAR an address, every function its interrupt line, and the PIIX its routes.
  *
  * Values are SeaBIOS' (fw/pciinit.c): BARs from 0xe0000000 and 0xc000 up, PIRQ A-D on ISA
  * interrupts 10, 10, 11, 11.  Bridges are not followed: the board has one bus.
@@ -36,8 +36,9 @@ static bool window_take(struct window *w, u64 size, u64 *ret, GError **error)
     u64 at = ROUND_UP(w->next, size);
 
     if (at >= w->end || size > w->end - at)
-        return fail(error, ERR_LIMIT, "PCI: the BARs of all devices need more address space than "
-                                      "there is below 4 GiB");
+        return fail(error, ERR_LIMIT,
+                    "PCI: the BARs of all devices need more address space than "
+                    "there is below 4 GiB");
     *ret = at;
     w->next = at + size;
     return true;
@@ -48,7 +49,7 @@ static bool bar_place(struct pci_bus *bus, u8 fn, unsigned bar, struct window *i
                       struct window *mem, u16 *command, unsigned *ret_next, GError **error)
 {
     u32 off = PCI_BAR0 + 4 * bar;
-    u64 at;
+    u64 at = 0;
 
     *ret_next = bar + 1;
     u32 old = pci_config_read(bus, fn, off, 4);
