@@ -71,6 +71,11 @@ bool machine_set_prop(struct machine *, struct dev *, const char *prop, const ch
 /* "virtio-blk" -> "virtio-blk-pci" or "virtio-blk-device" as the board has it. */
 const char *machine_type_name(const struct machine_desc *, const char *name);
 
+/* The id= in an option text; valid until the next call in this thread. "" without one. */
+const char *machine_id_of(const char *opts);
+/* A property of any device that the builder takes itself when the type has it not. */
+bool machine_own_prop(const char *name);
+
 struct board_ops {
     bool (*build)(struct machine *, GError **error); /* parts and buses, after the vCPUs */
     bool (*place)(struct machine *, struct dev *, const char *addr, GError **error);
