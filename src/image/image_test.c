@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* image_test.c - raw images: bytes in, bytes out, bounds, locks, overlays, probing. */
+#include "image/image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/test.h"
+#include "image/node.h"
+
+static char *dir;
+static const char *image_make(const char *name, const void *bytes, size_t n, u64 size)
+{
+    static char path[256];
+
+    if (!dir)
+        dir = g_dir_make_tmp("posada-image-XXXXXX", NULL);
+    g_snprintf(path, sizeof path, "%s/%s", dir, name);
+    int fd = open(path, O_CREAT | O_TRUNC | O_RDWR, 0600);
+    EXPECT_EQ(write(fd, bytes, n), n);
+    EXPECT_EQ(ftruncate(fd, (off_t)size), 0);
+    close(fd);
+    return path;
+}
+
+struct wait {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    int ret;
+};
+static void wake(void *opaque, int ret)
+{
+    struct wait *w = opaque;
+
+    pthread_mutex_lock(&w->lock);
+    w->done = true;
+    w->ret = ret;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+#define SYNC(call, img, ...)                                                                   \
+    ({                                                                                         \
+        struct wait w_ = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0 };    \
+        call(img, __VA_ARGS__, wake, &w_);                                                     \
+        pthread_mutex_lock(&w_.lock);                                                          \
+        while (!w_.done)                                                                       \
+            pthread_cond_wait(&w_.cond, &w_.lock);                                             \
+        pthread_mutex_unlock(&w_.lock);                                                        \
+        w_.ret;                                                                                \
+    })
+static int flush(struct image *img)
+{
+    struct wait w = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0 };
+
+    image_flush(img, wake, &w);
+    image_drain(img);
+    return w.ret;
+}
+static int rd(struct image *img, u64 at, void *buf, size_t n)
+{
+    struct iovec v[2] = { { buf, n / 2 }, { (u8 *)buf + n / 2, n - n / 2 } };
+
+    return SYNC(image_read, img, at, v, 2);
+}
+static int wr(struct image *img, u64 at, const void *buf, size_t n)
+{
+    struct iovec v[2] = { { (void *)buf, n / 3 }, { (u8 *)buf + n / 3, n - n / 3 } };
+
+    return SYNC(image_write, img, at, v, 2, false);
+}
+static struct image *open_with(const char *path, struct image_options o)
+{
+    g_autoptr(GError) error = NULL;
+    struct image *img = image_open(path, &o, &error);
+
+    if (!img)
+        printf("# %s\n", error->message);
+    EXPECT(img);
+    return img;
+}
+
+static void random_io(struct image *img, u8 *model, u64 size, u32 rounds)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(5);
+    g_autofree u8 *buf = g_malloc(100000);
+
+    for (u32 i = 0; i < rounds; i++) {
+        u64 len = (u64)g_rand_int_range(rand, 0, i % 4 ? 3000 : 100000);
+        len = MIN(len, size);
+        u64 at = g_rand_int(rand) % (size - len + 1);
+
+        if (i % 5 == 0) {
+            at &= ~511ull;
+            len &= ~511ull;
+        }
+        switch (g_rand_int_range(rand, 0, 4)) {
+        case 0:
+            EXPECT_EQ(SYNC(image_write_zeroes, img, at, len, i % 2), 0);
+            memset(model + at, 0, len);
+            break;
+        case 1:
+            EXPECT_EQ(rd(img, at, buf, len), 0);
+            EXPECT(!memcmp(buf, model + at, len));
+            break;
+        default:
+            for (u64 k = 0; k < len; k++)
+                buf[k] = (u8)g_rand_int(rand);
+            EXPECT_EQ(wr(img, at, buf, len), 0);
+            memcpy(model + at, buf, len);
+        }
+    }
+    g_autofree u8 *all = g_malloc(size);
+    EXPECT_EQ(rd(img, 0, all, size), 0);
+    EXPECT(!memcmp(all, model, size));
+}
+
+TEST(image_is_its_bytes)
+{
+    static const enum image_cache caches[] = { IMAGE_WRITEBACK, IMAGE_NONE, IMAGE_WRITETHROUGH,
+                                               IMAGE_UNSAFE };
+
+    for (u32 i = 0; i < ARRAY_LEN(caches); i++) {
+        enum { SIZE = 1 << 20 };
+        const char *path = image_make("raw", "hello", 5, SIZE);
+        g_autofree u8 *model = g_malloc0(SIZE);
+        struct image_options o = { .cache = caches[i], .discard = true };
+        g_autoptr(GError) error = NULL;
+        struct image *img = image_open(path, &o, &error);
+
+        if (!img && caches[i] == IMAGE_NONE) { /* this file system has no O_DIRECT */
+            printf("# %s\n", error->message);
+            continue;
+        }
+        memcpy(model, "hello", 5);
+        EXPECT_EQ(image_size(img), SIZE);
+        EXPECT_STR(image_path(img), path);
+        random_io(img, model, SIZE, 200);
+        EXPECT_EQ(flush(img), 0);
+        EXPECT_EQ(SYNC(image_discard, img, 0, 65536), 0);
+        image_close(img);
+
+        g_autofree char *bytes = NULL;
+        gsize n;
+        EXPECT(g_file_get_contents(path, &bytes, &n, NULL));
+        EXPECT_EQ(n, SIZE);
+        EXPECT(!memcmp(bytes + 65536, model + 65536, SIZE - 65536));
+    }
+}
+
+TEST(image_refuses_what_lies_outside)
+{
+    const char *path = image_make("small", "x", 1, 1000); /* counts as 1024 */
+    struct image *img = open_with(path, (struct image_options){ .format = "raw" });
+    u8 buf[2048] = { 1 };
+
+    EXPECT_EQ(image_size(img), 1024);
+    memset(buf, 7, sizeof buf);
+    EXPECT_EQ(rd(img, 0, buf, 1024), 0);
+    EXPECT_EQ(buf[0], 'x');
+    EXPECT_EQ(buf[1023], 0);
+    EXPECT_EQ(rd(img, 1, buf, 1024), -EINVAL);
+    EXPECT_EQ(rd(img, UINT64_MAX, buf, 2), -EINVAL);
+    EXPECT_EQ(wr(img, 1024, buf, 1), -EINVAL);
+    EXPECT_EQ(wr(img, 1024, buf, 0), 0);
+    EXPECT_EQ(SYNC(image_write_zeroes, img, 512, 1024, true), -EINVAL);
+    EXPECT_EQ(SYNC(image_discard, img, 0, UINT64_MAX), -EINVAL);
+    struct iovec wrap[2] = { { buf, SIZE_MAX }, { buf, 2 } };
+    EXPECT_EQ(SYNC(image_read, img, 0, wrap, 2), -EINVAL);
+    EXPECT_EQ(wr(img, 1023, buf + 1, 1), 0);
+    EXPECT_EQ(rd(img, 1023, buf, 1), 0);
+    EXPECT_EQ(buf[0], 0);
+    image_close(img);
+
+    img = open_with(path, (struct image_options){ .read_only = true });
+    EXPECT(image_read_only(img));
+    EXPECT_EQ(wr(img, 0, buf, 1), -EROFS);
+    EXPECT_EQ(SYNC(image_write_zeroes, img, 0, 1, true), -EROFS);
+    EXPECT_EQ(rd(img, 0, buf, 1), 0);
+    EXPECT_EQ(flush(img), 0);
+    image_close(img);
+    image_close(NULL);
+}
+
+TEST(image_snapshot_forgets)
+{
+    enum { SIZE = 300 * 1000 / 512 * 512 };
+    g_autofree u8 *before = g_malloc(SIZE);
+
+    for (u32 i = 0; i < SIZE; i++)
+        before[i] = (u8)(i * 7 + i / 256);
+    const char *path = image_make("base", before, SIZE, SIZE);
+    g_autofree u8 *model = g_memdup2(before, SIZE);
+    struct image *img = open_with(path, (struct image_options){ .snapshot = true });
+
+    EXPECT(!image_read_only(img));
+    random_io(img, model, SIZE, 400);
+    EXPECT_EQ(flush(img), 0);
+    struct image *other = open_with(path, (struct image_options){ .snapshot = true });
+    u8 c;
+    EXPECT_EQ(rd(other, 5, &c, 1), 0);
+    EXPECT_EQ(c, before[5]);
+    image_close(other);
+    image_close(img);
+
+    g_autofree char *bytes = NULL;
+    gsize n;
+    EXPECT(g_file_get_contents(path, &bytes, &n, NULL));
+    EXPECT(n == SIZE && !memcmp(bytes, before, SIZE));
+}
+
+static const char *refusal(const char *path, struct image_options o)
+{
+    static char buf[512];
+    g_autoptr(GError) error = NULL;
+    struct image *img = image_open(path, &o, &error);
+
+    EXPECT(!img);
+    g_strlcpy(buf, img ? "opened" : error->message, sizeof buf);
+    image_close(img);
+    return buf;
+}
+
+TEST(image_is_locked)
+{
+    const char *path = image_make("locked", "", 0, 4096);
+    struct image_options rw = { 0 }, ro = { .read_only = true };
+    struct image *img = open_with(path, rw);
+    g_autofree char *start = g_strdup_printf("image '%s': the ", path);
+
+    EXPECT(g_str_has_prefix(refusal(path, rw), start));
+    EXPECT(strstr(refusal(path, rw), "\"write\" lock is not to be had"));
+    EXPECT(strstr(refusal(path, ro), "shared \"write\" lock is not to be had"));
+    image_close(img);
+    img = open_with(path, ro);
+    struct image *second = open_with(path, ro);
+    EXPECT(strstr(refusal(path, rw), "\"write\" lock is not to be had"));
+    image_close(second);
+    image_close(img);
+    image_close(open_with(path, rw));
+}
+
+TEST(image_refusals_say_why)
+{
+    struct image_options any = { 0 }, qcow2 = { .format = "qcow2" }, odd = { .format = "zip" };
+    const char *path = image_make("q.img", "QFI\xfb\0\0\0\3", 8, 65536);
+
+    EXPECT(strstr(refusal(path, any), "format qcow2 is not supported yet"));
+    image_close(open_with(path, (struct image_options){ .format = "raw" }));
+    EXPECT(strstr(refusal(path, qcow2), "format qcow2 is not supported yet"));
+    EXPECT(strstr(refusal(path, odd), "format 'zip' is unknown"));
+    EXPECT(strstr(refusal(dir, any), dir));
+    EXPECT(strstr(refusal("/nonexistent/x", any), "image '/nonexistent/x': No such file"));
+    EXPECT(strstr(refusal("/dev/null", any), "neither a file nor a block device"));
+    path = image_make("short.vmdk", "KDMV", 4, 4);
+    EXPECT(strstr(refusal(path, any), "format vmdk"));
+    path = image_make("empty", "", 0, 0);
+    struct image *img = open_with(path, any);
+    EXPECT_EQ(image_size(img), 0);
+    image_close(img);
+
+    u8 tail[512] = "conectix";
+    EXPECT_STR(probe_format((const u8 *)"abc", 3, tail, 512), "vpc");
+    EXPECT_STR(probe_format((const u8 *)"QFI", 3, NULL, 0), "raw");
+}
+
+static _Atomic u32 completed;
+static void count(void *opaque UNUSED, int ret)
+{
+    completed += ret == 0;
+}
+TEST(image_many_at_once)
+{
+    const char *path = image_make("many", "", 0, 1 << 20);
+    struct image *img = open_with(path, (struct image_options){ .snapshot = true });
+    static u8 buf[256][512];
+
+    for (u32 i = 0; i < 256; i++) { /* eight writers to each grain */
+        struct iovec v = { buf[i], 512 };
+        memset(buf[i], (int)i, 512);
+        image_write(img, i * 512, &v, 1, i % 16 == 0, count, NULL);
+    }
+    image_drain(img);
+    EXPECT_EQ(completed, 256);
+    for (u32 i = 0; i < 256; i++) {
+        u8 got[512];
+        EXPECT_EQ(rd(img, i * 512, got, 512), 0);
+        EXPECT(!memcmp(got, buf[i], 512));
+    }
+    struct iovec v = { buf[0], 512 };
+    image_read(img, 0, &v, 1, count, NULL);
+    image_close(img); /* waits */
+    EXPECT_EQ(completed, 257);
+}
+
+TEST(zz_clean_up)
+{
+    static const char *const names[] = { "raw",   "small",      "base",  "locked",
+                                         "q.img", "short.vmdk", "empty", "many" };
+
+    for (u32 i = 0; i < ARRAY_LEN(names); i++) {
+        g_autofree char *p = g_build_filename(dir, names[i], NULL);
+        unlink(p);
+    }
+    EXPECT_EQ(rmdir(dir), 0);
+    g_free(dir);
+}
+TEST_MAIN()
