@@ -44,7 +44,7 @@ struct pit_channel {
     u8 latched;               /* bytes of latch left to read */
     u8 status, status_latched;
     u8 gate, held; /* held: modes 0, 4 with the gate low */
-    u8 zero;
+    u8 zero[5];
 };
 
 struct pit {
