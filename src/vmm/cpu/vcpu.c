@@ -181,9 +181,10 @@ static bool park(struct vcpu *v)
         pthread_cond_broadcast(&v->parked_cond);
         while (v->stopped && !v->quit)
             pthread_cond_wait(&v->park, &v->park_lock);
-        v->parked = v->quit;
         core_online();
     }
+    /* Also when it never waited: it may have been told to run before its thread was there. */
+    v->parked = v->quit;
     bool go_on = !v->quit;
     /* Under the lock: a later stop sets the bit again after it has set `stopped`. */
     atomic_fetch_and(&v->events, ~(u32)VCPU_STOP);

@@ -206,6 +206,12 @@ static void doorbell_mem(void *opaque, const struct doorbell *d, bool add)
     doorbell(opaque, d, add, 0);
 }
 
+void kvm_doorbells_unlisten(struct kvm_vm *kv)
+{
+    bus_doorbell_listen(kv->vm->io, NULL, NULL);
+    bus_doorbell_listen(kv->vm->mem, NULL, NULL);
+}
+
 void kvm_doorbells_listen(struct kvm_vm *kv)
 {
     bus_doorbell_listen(kv->vm->io, doorbell_io, kv);

@@ -97,6 +97,7 @@ void kvm_mem_dirty(struct vm *);
 bool kvm_irq_init(struct kvm_vm *, GError **error);
 void kvm_irq_reset(struct kvm_vm *);
 void kvm_doorbells_listen(struct kvm_vm *);
+void kvm_doorbells_unlisten(struct kvm_vm *);
 /* cpuid.c */
 bool kvm_cpuid_limits(struct kvm_vm *, struct cpuid_limits *ret, GError **error);
 bool kvm_cpuid_set(struct kvm_vcpu *, GError **error);

@@ -181,6 +181,7 @@ static void vm_fini(struct vm *vm)
 
     if (!kv)
         return;
+    kvm_doorbells_unlisten(kv);
     fd_close(&kv->fd);
     fd_close(&kv->kvm);
     if (vm->intc_opaque == kv)
