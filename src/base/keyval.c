@@ -13,7 +13,7 @@ struct pair {
 };
 
 struct keyval {
-    char *what, *complaint;
+    char *what, *text, *complaint;
     GArray *pairs;
 };
 
@@ -57,6 +57,7 @@ struct keyval *keyval_parse(const char *what, const char *text, const char *impl
     bool first = true;
 
     kv->what = g_strdup(what);
+    kv->text = g_strdup(text);
     kv->pairs = g_array_new(FALSE, TRUE, sizeof(struct pair));
     g_array_set_clear_func(kv->pairs, pair_clear);
     for (const char *p = text; *p; first = false) {
@@ -91,8 +92,14 @@ void keyval_free(struct keyval *kv)
         return;
     g_array_unref(kv->pairs);
     g_free(kv->what);
+    g_free(kv->text);
     g_free(kv->complaint);
     g_free(kv);
+}
+
+const char *keyval_text(const struct keyval *kv)
+{
+    return kv->text;
 }
 
 const char *keyval_nth(struct keyval *kv, const char *key, u32 i)

@@ -29,6 +29,8 @@ u64 keyval_uint(struct keyval *, const char *key, u64 def, u64 min, u64 max);
 const char *keyval_nth(struct keyval *, const char *key, u32 i);
 /* A reader's own complaint, kept like the module's. */
 void keyval_refuse(struct keyval *, const char *fmt, ...) PRINTF(2, 3);
+/* The text it was parsed from, for handing it on. */
+const char *keyval_text(const struct keyval *);
 bool keyval_done(struct keyval *, GError **error);
 
 static inline void keyval_freep(struct keyval **kv)
