@@ -153,6 +153,8 @@ static int overlay_write(struct node *n, u64 at, u64 len, struct cursor *c)
 static int overlay_zero(struct node *n, u64 at, u64 len, bool may_unmap UNUSED)
 {
     struct overlay *o = container_of(n, struct overlay, node);
+
+    pthread_mutex_lock(&o->lock);
     int r = fill_ends(o, at, len);
 
     if (!r &&
