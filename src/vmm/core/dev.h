@@ -128,6 +128,16 @@ static inline void dev_lock(struct dev *d)
 #endif
     pthread_mutex_lock(&d->lock);
 }
+/* For completions that may come while the device waits for them with its lock held. */
+static inline bool dev_trylock(struct dev *d)
+{
+    if (pthread_mutex_trylock(&d->lock))
+        return false;
+#ifndef NDEBUG
+    dev_lock_check(d);
+#endif
+    return true;
+}
 static inline void dev_unlock(struct dev *d)
 {
 #ifndef NDEBUG
