@@ -153,6 +153,15 @@ void vm_listen(struct vm *vm, void (*fn)(void *opaque, enum vm_event, enum vm_ca
     g_ptr_array_add(vm->event_listeners, l);
 }
 
+void vm_unlisten(struct vm *vm, void *opaque)
+{
+    for (u32 i = vm->event_listeners->len; i--;) {
+        struct listener *l = vm->event_listeners->pdata[i];
+        if (l->opaque == opaque)
+            g_ptr_array_remove_index(vm->event_listeners, i);
+    }
+}
+
 static void tell(struct vm *vm, enum vm_event ev, enum vm_cause cause)
 {
     for (u32 i = 0; i < vm->event_listeners->len; i++) {

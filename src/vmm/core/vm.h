@@ -124,6 +124,8 @@ void vm_thaw(struct vm *);
 void vm_reset(struct vm *);
 void vm_listen(struct vm *, void (*fn)(void *opaque, enum vm_event, enum vm_cause),
                void *opaque);
+/* All listeners with that opaque. Not from inside one. */
+void vm_unlisten(struct vm *, void *opaque);
 /* fn(opaque) on the main loop, soon. Any thread. */
 void vm_on_main(struct vm *, void (*fn)(void *opaque), void *opaque);
 

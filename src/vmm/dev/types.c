@@ -8,6 +8,7 @@
 #include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pc/uart.h"
 #include "vmm/dev/pci/i440fx.h"
+#include "vmm/dev/virtio/types.h"
 
 const struct dev_type *const dev_types[] = {
     /* pc/ */
@@ -22,5 +23,8 @@ const struct dev_type *const dev_types[] = {
     &pci_host_type,
     &i440fx_type,
     &piix3_type,
+    /* virtio/ */
+    &virtio_rng_device_type,
+    &virtio_rng_pci_type,
     NULL,
 };

@@ -244,6 +244,7 @@ bool virtio_init(struct virtio *v, const struct virtio_transport *tr, GError **e
 
 void virtio_free(struct virtio *v)
 {
+    vm_unlisten(v->pci.dev.vm, v);
     iothread_pause(v->io);
     if (v->vt->fini)
         v->vt->fini(v);
