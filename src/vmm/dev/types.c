@@ -24,6 +24,10 @@ const struct dev_type *const dev_types[] = {
     &i440fx_type,
     &piix3_type,
     /* virtio/ */
+    &virtio_blk_device_type,
+    &virtio_blk_pci_type,
+    &virtio_net_device_type,
+    &virtio_net_pci_type,
     &virtio_rng_device_type,
     &virtio_rng_pci_type,
     NULL,

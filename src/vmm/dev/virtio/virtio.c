@@ -21,7 +21,7 @@ static const struct state_field vq_fields[] = {
     STATE_BOOL(struct vq_regs, ready), STATE_BOOL(struct vq_regs, signalled_valid),
     STATE_PAD(struct vq_regs, zero),
 };
-const struct state_field virtio_fields[13] = {
+const struct state_field virtio_fields[12] = {
     STATE_STRUCT(struct virtio_regs, pci, pci_fields),
     STATE_STRUCT(struct virtio_regs, msix, pci_msix_fields),
     STATE_INT(struct virtio_regs, driver_features),
@@ -33,7 +33,6 @@ const struct state_field virtio_fields[13] = {
     STATE_INT(struct virtio_regs, isr),
     STATE_INT(struct virtio_regs, generation),
     STATE_BOOL(struct virtio_regs, legacy),
-    STATE_PAD(struct virtio_regs, zero),
     STATE_STRUCTS(struct virtio_regs, vq, vq_fields),
 };
 

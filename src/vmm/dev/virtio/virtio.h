@@ -61,10 +61,9 @@ struct virtio_regs {
     u16 queue_sel, config_vector;
     u8 status, isr, generation;
     u8 legacy; /* the driver speaks through the legacy interface */
-    u8 zero[4];
     struct vq_regs vq[VIRTIO_QUEUES_MAX];
 };
-extern const struct state_field virtio_fields[13];
+extern const struct state_field virtio_fields[12];
 
 /* ---- queues (queue.c) ---- */
 
