@@ -17,7 +17,7 @@ export POSADA_BUILD := $(abspath $(BUILD))
 
 build: packages
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
-	@ninja -C $(BUILD) --quiet
+	@ninja -C $(BUILD) --quiet all posada-vmm
 
 packages:
 	@tools/install-packages

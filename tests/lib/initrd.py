@@ -69,8 +69,8 @@ def busybox(init, arch):
     """An archive with a static busybox and the given /init."""
     top = fetch("busybox-static:" + arch)[0]
     tool = glob.glob(top + "/bin/busybox") or glob.glob(top + "/usr/bin/busybox")
-    # The amd64 list serves i386: the two are built from one configuration.
-    lister = fetch("busybox-static:amd64")[0] + os.path.relpath(tool[0], top).join(["/", ""])
+    # Asked of the amd64 one for both, as hosts need not run i386; their configuration is the same.
+    lister = fetch("busybox-static:amd64")[0] + "/" + os.path.relpath(tool[0], top)
     applets = subprocess.check_output([lister, "--list"], text=True).split()
     cpio = Cpio()
     for name in "bin sbin proc sys dev tmp etc root mnt usr usr/bin usr/sbin".split():

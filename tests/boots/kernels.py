@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's kernels, loaded directly, to the init of a small initramfs and off again."""
+import re
+
+import initrd
+from guest import Guest, trouble
+from suite import case
+
+# Enough for CI: every kernel once, every number of processors once.
+IN_CI = {("cloud-amd64", 1), ("cloud-amd64", 4), ("amd64", 2), ("686-pae", 1)}
+
+
+def boot(t, kernel, smp, words="", more=()):
+    """Boots to the end; gives the guest, ended, with its console."""
+    arch = "i386" if kernel.startswith("686") else "amd64"
+    if not t.ours:
+        words += " anyclock"
+    args = t.accel + t.cpu + ["-m", "512", "-smp", str(smp), "-nographic", "-no-reboot"]
+    args += ["-kernel", initrd.kernel(kernel), "-initrd", initrd.make(t.work, arch)]
+    args += ["-append", ("console=ttyS0 panic=-1 " + words).strip()] + list(more)
+    guest = Guest(args)
+    try:
+        status = guest.wait(240)
+        t.ok(status is not None, "no end within 240 s; console:\n" + guest.tail())
+        t.ok(status == 0, "the VMM ended with %s; console:\n%s" % (status, guest.tail()))
+    finally:
+        guest.close()
+    return guest
+
+
+def check(t, guest, smp):
+    text = guest.console
+    found = re.search(r"INIT OK uptime (\S+) nproc (\d+) clocksource (\S+)", text, re.M)
+    t.ok(found, "did not reach init; console:\n" + guest.tail())
+    t.note("init at %s s, %.1f s CPU in all" % (found.group(1), guest.cpu_seconds()))
+    t.ok(int(found.group(2)) == smp, "%s processors in place of %d" % (found.group(2), smp))
+    bad = trouble(text)
+    if not t.ours:
+        bad = [line for line in bad if "TSC" not in line]
+    t.ok(not bad, "the kernel says:\n" + "\n".join(bad[:10]))
+    t.ok("SELFCHECK OK" in text, "self-check failed; console:\n" + guest.tail(25))
+    t.ok("reboot: Power down" in text, "no orderly power-off; console:\n" + guest.tail())
+
+
+def add(kernel, smp):
+    @case("kernel %s, %d processors" % (kernel, smp), ci=(kernel, smp) in IN_CI)
+    def one(t):
+        check(t, boot(t, kernel, smp), smp)
+
+
+for k in initrd.KERNELS:
+    for n in (1, 2, 4):
+        add(k, n)
+
+
+@case("kernel reboots")
+def reboots(t):
+    args = t.accel + t.cpu + ["-m", "256", "-nographic", "-kernel", initrd.kernel("cloud-amd64")]
+    args += ["-initrd", initrd.make(t.work), "-append", "console=ttyS0 quiet nocheck reboot"]
+    with Guest(args) as guest:
+        guest.expect("INIT OK", 120)
+        guest.expect("INIT OK", 120)
+    again = boot(t, "cloud-amd64", 1, "quiet nocheck reboot")  # has -no-reboot
+    t.ok(again.console.count("INIT OK") == 1, "-no-reboot did not end it")
