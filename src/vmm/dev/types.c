@@ -23,6 +23,7 @@ const struct dev_type *const dev_types[] = {
     &pci_host_type,
     &i440fx_type,
     &piix3_type,
+    &piix4_pm_type,
     /* virtio/ */
     &virtio_blk_device_type,
     &virtio_blk_pci_type,

@@ -417,6 +417,38 @@ TEST(reset_control)
     vm_free(m.vm);
 }
 
+static u64 block_read(struct dev *d UNUSED, u64 off, unsigned size UNUSED)
+{
+    return off;
+}
+static const struct region block = {
+    .name = "block", .len = 64, .min = 1, .max = 4, .read = block_read
+};
+static const struct dev_type block_type = { .name = "block",
+                                            .size = sizeof(struct dev),
+                                            .io = { &block } };
+
+TEST(power_management_moves)
+{
+    struct machine m;
+    g_autoptr(GError) error = NULL;
+
+    machine_new(&m, false);
+    struct dev *pm = dev_new(m.vm, &block_type, "pm");
+    EXPECT(dev_realize(pm, &error) && piix4_pm_new(m.bus, pm, &error));
+    EXPECT_EQ(get(&m, 11, 0, 4), 0x71138086);
+    put(&m, 11, 0x40, 0x0601, 4);
+    EXPECT_EQ(get(&m, 11, 0x40, 4), 0x0601);
+    EXPECT(!bus_has(m.vm->io, 0x600));
+    put(&m, 11, 0x80, 1, 1);
+    EXPECT_EQ(bus_read(m.vm->io, 0x608, 1), 8);
+    put(&m, 11, 0x40, 0xb01b, 4);
+    EXPECT(!bus_has(m.vm->io, 0x608) && bus_has(m.vm->io, 0xb03f));
+    vm_reset(m.vm);
+    EXPECT(!bus_has(m.vm->io, 0xb000));
+    vm_free(m.vm);
+}
+
 TEST(state_of_a_function)
 {
     struct machine m;
