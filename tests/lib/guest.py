@@ -102,7 +102,9 @@ class Guest:
         return "\n".join(self.console.rstrip().split("\n")[-lines:])
 
     def expect(self, pattern, timeout):
-        """Waits until the console shows the pattern; gives the match, and goes on after it."""
+        """Waits until the console shows the pattern; gives the match, and goes on after it.
+
+        A $ also matches where the console has come to so far: end with \\n what must be whole."""
         until = time.monotonic() + timeout
         while True:
             match = re.compile(pattern, re.M).search(self.console, self.at)
@@ -137,7 +139,7 @@ class Guest:
         self.serial = getattr(self, "serial", 0) + 1
         mark = "posada-%d-" % self.serial
         self.send("%s\nrc=$?; echo; echo posada-%d''-$rc\n" % (command, self.serial))
-        match = self.expect(r"(?s)(.*?)^%s(\d+)$" % mark, timeout)
+        match = self.expect(r"(?s)(.*?)^%s(\d+)\n" % mark, timeout)
         return int(match.group(2)), match.group(1).strip("\n")
 
     # ---- monitor ----
