@@ -15,6 +15,7 @@
 
 #include <string.h>
 
+#include "base/error.h"
 #include "vmm/backend/chardev.h"
 
 enum { RBR, IER, IIR, LCR, MCR, LSR, MSR, SCR, PORTS };
@@ -420,11 +421,25 @@ static void uart_loaded(struct dev *d)
     uart_update(s);
 }
 
+static const struct {
+    u16 port;
+    u8 irq;
+} com[] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
+
 static bool uart_init(struct dev *d, GError **error)
 {
     struct uart *s = uart_of(d);
 
     timer_init(&s->timeout, d, uart_timeout);
+    /* The user's own without an address: the first of COM1..COM4 that is free. */
+    for (unsigned i = 0; d->user && !s->iobase && i < ARRAY_LEN(com); i++) {
+        if (!bus_has(d->vm->io, com[i].port)) {
+            s->iobase = com[i].port;
+            s->irq = com[i].irq;
+        }
+    }
+    if (d->user && !s->iobase)
+        return fail(error, ERR_BUSY, "all four serial ports are taken; set iobase and irq");
     if (s->iobase) {
         bus_map(d->vm->io, s->iobase, &uart_ports, d, 0);
         d->irq[0] = vm_gsi(d->vm, s->irq);

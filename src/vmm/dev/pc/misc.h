@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * misc.h - small chips and ports of a PC that need no functions of their own.
+ */
+#pragma once
+
+#include "vmm/core/dev.h"
+
+/* Port 0x92: fast reset and the A20 bit. io[0]: 1 port. */
+extern const struct dev_type port92_type;
+
+/* "isa-debugcon": bytes written go to "chardev", reads give "readback" (0xe9). Maps itself at
+ * "iobase" (0xe9; SeaBIOS writes to 0x402). */
+extern const struct dev_type debugcon_type;
+
+/* "isa-debug-exit": a write of v ends the program with status (v << 1) | 1. Maps itself at
+ * "iobase" (0x501), "iosize" ports. */
+extern const struct dev_type debugexit_type;
+
+/* "i8257": two 8237 DMA controllers that transfer nothing, and the POST port 0x80. io: 0x80 (16
+ * ports), 0xc0 (32 ports), 0x480 (16 ports); maps its ports 0x00-0x0f itself. */
+extern const struct dev_type dma_type;
