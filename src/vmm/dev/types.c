@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* types.c - every device type there is, by hand; a new device is one line here. */
 #include "vmm/core/dev.h"
+#include "vmm/dev/pc/acpi_pm.h"
+#include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/dev/pc/lapic.h"
+#include "vmm/dev/pc/misc.h"
 #include "vmm/dev/pc/pic.h"
 #include "vmm/dev/pc/pit.h"
 #include "vmm/dev/pc/rtc.h"
@@ -12,11 +15,17 @@
 
 const struct dev_type *const dev_types[] = {
     /* pc/ */
+    &acpi_pm_type,
+    &debugcon_type,
+    &debugexit_type,
+    &dma_type,
+    &fw_cfg_type,
     &ioapic_type,
     &lapic_page_type,
     &lapic_type,
     &pic_type,
     &pit_type,
+    &port92_type,
     &rtc_type,
     &uart_type,
     /* pci/ */

@@ -40,13 +40,29 @@ static const struct region debugcon_region = {
     .write = debugcon_write,
 };
 
-static bool debugcon_init(struct dev *d, GError **error UNUSED)
+/* Nobody reads here: what arrives is taken and forgotten. */
+static size_t debugcon_can_read(void *opaque UNUSED)
+{
+    return 4096;
+}
+static void debugcon_drop(void *opaque UNUSED, const u8 *bytes UNUSED, size_t n UNUSED)
+{
+}
+
+static const struct chardev_user debugcon_user = {
+    .can_read = debugcon_can_read,
+    .read = debugcon_drop,
+    .background = true,
+};
+
+static bool debugcon_init(struct dev *d, GError **error)
 {
     struct debugcon *s = container_of(d, struct debugcon, dev);
-    static const struct chardev_user user; /* sends only */
 
+    if (s->chardev && !chardev_free_for_use(s->chardev))
+        return fail(error, ERR_BUSY, "its chardev is in use");
     if (s->chardev)
-        chardev_attach(s->chardev, &user, s);
+        chardev_attach(s->chardev, &debugcon_user, s);
     bus_map(d->vm->io, s->iobase, &debugcon_region, d, 0);
     return true;
 }

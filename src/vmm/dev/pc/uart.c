@@ -438,6 +438,8 @@ static bool uart_init(struct dev *d, GError **error)
             s->irq = com[i].irq;
         }
     }
+    if (s->chardev && !chardev_free_for_use(s->chardev))
+        return fail(error, ERR_BUSY, "its chardev is in use");
     if (d->user && !s->iobase)
         return fail(error, ERR_BUSY, "all four serial ports are taken; set iobase and irq");
     if (s->iobase) {
