@@ -75,6 +75,11 @@ void vtest_realize(struct vtest *t)
     }
     if (!pci_place(t->dev, t->bus, t->fn, &error) || !dev_realize(t->dev, &error))
         g_error("%s", error->message);
+    vtest_program(t);
+}
+
+void vtest_program(struct vtest *t)
+{
     vt_pci_write(t, 0x10, BAR0, 4);
     vt_pci_write(t, 0x14, BAR1, 4);
     vt_pci_write(t, 0x20, BAR4, 4);

@@ -40,6 +40,8 @@ struct vtest_seg {
 /* Two steps, for properties between; the second aborts on failure. */
 void vtest_begin(struct vtest *, const struct dev_type *, enum vtest_way);
 void vtest_realize(struct vtest *);
+/* BARs and MSI-X, again after a reset of the machine. */
+void vtest_program(struct vtest *);
 void vtest_free(struct vtest *);
 
 u64 vt_features(struct vtest *);
