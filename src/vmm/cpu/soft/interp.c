@@ -225,7 +225,6 @@ int interp_exec(struct soft_vcpu *v, const struct insn *i)
     x->stop = SOFT_GO;
     x->shadow = 0;
     x->keep_rf = x->no_step = false;
-    v->n_interp++;
     if (__builtin_setjmp(x->jump)) {
         v->dr_hit = 0;
         return exc_fault(v);

@@ -655,8 +655,15 @@ bool mmu_probe(struct soft_vcpu *v, u64 va, unsigned size, enum mmu_access acc,
  */
 void mmu_flush_all(struct soft_vcpu *v)
 {
-    for (unsigned s = 0; s < SOFT_SPACES; s++)
+    struct soft_space *cur = &v->spaces[v->space];
+
+    for (unsigned s = 0; s < SOFT_SPACES; s++) {
         space_flush(v, s);
+        v->spaces[s].cr3 = ~0ull;
+    }
+    /* The slot at hand goes on under whatever CR3 is now. */
+    cur->cr3 = v->s.cr3 & ~0xfffull;
+    cur->pcid = v->s.cr4 & CR4_PCIDE ? v->s.cr3 & 0xfff : 0;
     code_context_changed(v);
 }
 

@@ -96,11 +96,6 @@ static void cr4_write(struct soft_vcpu *v, u64 val)
     soft_update(v);
     if (diff & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
         mmu_flush_all(v);
-    if (diff & CR4_PCIDE) { /* slots are found by other rules now */
-        for (unsigned s = 0; s < SOFT_SPACES; s++)
-            v->spaces[s].cr3 = ~0ull;
-        mmu_set_cr3(v, v->s.cr3);
-    }
 }
 
 static u64 cr8_read(struct soft_vcpu *v)
