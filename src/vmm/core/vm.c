@@ -246,13 +246,18 @@ static void vcpus_release(struct vm *vm)
 /* --- run state ------------------------------------------------------------------------------
  */
 
+static void stand_still(struct vm *vm, enum run_state to)
+{
+    vcpus_park(vm);
+    clock_stop(vm);
+    vm->run = to;
+}
+
 void vm_stop(struct vm *vm, enum run_state to)
 {
     bool was_running = vm->run == RUN_RUNNING;
 
-    vcpus_park(vm);
-    clock_stop(vm);
-    vm->run = to;
+    stand_still(vm, to);
     if (was_running && to != RUN_RUNNING)
         tell(vm, VM_EV_STOP, vm->cause);
 }
@@ -294,16 +299,22 @@ void vm_reset(struct vm *vm)
         vm->run = RUN_PRELAUNCH;
 }
 
+/* The process ends: clients hear of the shutdown, not of a stop. */
+static void leave(struct vm *vm)
+{
+    stand_still(vm, RUN_SHUTDOWN);
+    tell(vm, VM_EV_SHUTDOWN, vm->cause);
+    g_main_loop_quit(vm->loop);
+}
+
 static void shut_down(struct vm *vm)
 {
     if (vm->no_shutdown) {
         tell(vm, VM_EV_SHUTDOWN, vm->cause);
         vm_stop(vm, RUN_SHUTDOWN);
-        return;
+    } else {
+        leave(vm);
     }
-    vm_stop(vm, RUN_SHUTDOWN);
-    tell(vm, VM_EV_SHUTDOWN, vm->cause);
-    g_main_loop_quit(vm->loop);
 }
 
 /* What was asked for, on the main loop, worst first. */
@@ -312,9 +323,7 @@ static void serve(struct vm *vm)
     u32 req = atomic_exchange(&vm->requests, 0);
 
     if (req & VM_REQ_QUIT) {
-        vm_stop(vm, RUN_SHUTDOWN);
-        tell(vm, VM_EV_SHUTDOWN, vm->cause);
-        g_main_loop_quit(vm->loop);
+        leave(vm);
         return;
     }
     if (req & VM_REQ_ERROR)
