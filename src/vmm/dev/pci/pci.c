@@ -500,9 +500,10 @@ void pci_fini(struct pci_dev *p)
             continue;
         bus_unmap(b->kind == PCI_BAR_IO ? p->dev.vm->io : p->dev.vm->mem, b->map);
         b->map = NULL;
-        if (p->pt->bar_moved)
-            p->pt->bar_moved(p, i, b->at, PCI_UNMAPPED);
+        u64 from = b->at;
         b->at = PCI_UNMAPPED;
+        if (p->pt->bar_moved)
+            p->pt->bar_moved(p, i, from, PCI_UNMAPPED);
     }
     pci_bus_remove(p);
     g_free((void *)p->rom);

@@ -40,7 +40,19 @@ static void mmio_interrupt(struct virtio *v, u8 isr, u16 vector UNUSED)
     irq_set(v->pci.dev.irq[0], v->r->isr != 0);
 }
 
-static const struct virtio_transport mmio_transport = { .interrupt = mmio_interrupt };
+static void mmio_bells(struct virtio *v)
+{
+    for (u32 i = 0; i < v->n_queues; i++) {
+        struct doorbell bell = {
+            .at = v->mmio_at + R_QUEUE_NOTIFY, .val = i, .size = 4, .match = true
+        };
+        virtio_queue_bell(&v->vq[i], v->mmio_at == PCI_UNMAPPED ? NULL : v->pci.dev.vm->mem,
+                          &bell);
+    }
+}
+
+static const struct virtio_transport mmio_transport = { .interrupt = mmio_interrupt,
+                                                        .bells = mmio_bells };
 
 static u64 mmio_read(struct dev *d, u64 off, unsigned size)
 {
@@ -178,22 +190,6 @@ bool virtio_mmio_init(struct dev *d, GError **error)
 
 void virtio_mmio_map(struct dev *d, u64 at)
 {
-    struct virtio *v = virtio_of(d);
-    struct bus *b = d->vm->mem;
-
-    for (u32 i = 0; i < v->n_queues; i++) {
-        struct doorbell bell = { .val = i, .size = 4, .match = true, .fd = v->vq[i].kick };
-
-        if (v->mmio_at != PCI_UNMAPPED) {
-            bell.at = v->mmio_at + R_QUEUE_NOTIFY;
-            bus_doorbell_del(b, &bell);
-        }
-        if (at != PCI_UNMAPPED) {
-            bell.at = at + R_QUEUE_NOTIFY;
-            bus_doorbell_add(b, &bell);
-        }
-    }
-    if (at != PCI_UNMAPPED)
-        bus_map(b, at, &virtio_mmio_region, d, 0);
-    v->mmio_at = at;
+    bus_map(d->vm->mem, at, &virtio_mmio_region, d, 0);
+    virtio_of(d)->mmio_at = at;
 }

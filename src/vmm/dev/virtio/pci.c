@@ -77,7 +77,30 @@ static void pci_interrupt(struct virtio *v, u8 isr, u16 vector)
     }
 }
 
-static const struct virtio_transport pci_transport = { .interrupt = pci_interrupt };
+/* One doorbell a queue, in the interface that the driver speaks. */
+static void pci_bells(struct virtio *v)
+{
+    bool legacy = v->r->legacy;
+    u64 at = v->pci.bar[legacy ? BAR_LEGACY : BAR_MODERN].at;
+    struct vm *vm = v->pci.dev.vm;
+
+    for (u32 i = 0; i < v->n_queues; i++) {
+        struct doorbell bell = { .at = at + AT_NOTIFY + NOTIFY_STEP * i };
+
+        if (legacy)
+            bell = (struct doorbell){
+                .at = at + L_QUEUE_NOTIFY, .val = i, .match = true, .size = 2
+            };
+        virtio_queue_bell(&v->vq[i],
+                          at == PCI_UNMAPPED ? NULL
+                          : legacy           ? vm->io
+                                             : vm->mem,
+                          &bell);
+    }
+}
+
+static const struct virtio_transport pci_transport = { .interrupt = pci_interrupt,
+                                                       .bells = pci_bells };
 
 static u8 isr_read(struct virtio *v)
 {
@@ -386,33 +409,13 @@ void virtio_pci_config_written(struct pci_dev *p, u32 off, unsigned size)
 
 /* ---- life ---- */
 
-/* Doorbells hang where the BARs are. */
-void virtio_pci_bar_moved(struct pci_dev *p, unsigned bar, u64 from, u64 to)
+void virtio_pci_bar_moved(struct pci_dev *p, unsigned bar UNUSED, u64 from UNUSED,
+                          u64 to UNUSED)
 {
     struct virtio *v = container_of(p, struct virtio, pci);
-    struct bus *b = bar == BAR_LEGACY ? p->dev.vm->io : p->dev.vm->mem;
 
-    if (bar != BAR_LEGACY && bar != BAR_MODERN)
-        return;
-    for (u32 i = 0; i < v->n_queues; i++) {
-        struct doorbell bell = { .fd = v->vq[i].kick };
-        u64 off = AT_NOTIFY + NOTIFY_STEP * i;
-
-        if (bar == BAR_LEGACY) {
-            bell.val = i;
-            bell.match = true;
-            bell.size = 2;
-            off = L_QUEUE_NOTIFY;
-        }
-        if (from != PCI_UNMAPPED) {
-            bell.at = from + off;
-            bus_doorbell_del(b, &bell);
-        }
-        if (to != PCI_UNMAPPED) {
-            bell.at = to + off;
-            bus_doorbell_add(b, &bell);
-        }
-    }
+    if (v->tr)
+        pci_bells(v);
 }
 
 static u8 cap_add(struct virtio *v, u8 type, u32 at, u32 n, u8 extra)

@@ -99,6 +99,25 @@ void virtio_queue_enable(struct vq *vq)
     r->signalled_valid = false;
 }
 
+void virtio_queue_bell(struct vq *vq, struct bus *b, const struct doorbell *bell)
+{
+    struct doorbell *have = &vq->bell;
+
+    if (!vq_ready(vq))
+        b = NULL;
+    if (b == vq->bell_bus &&
+        (!b || (have->at == bell->at && have->val == bell->val && have->size == bell->size)))
+        return;
+    if (vq->bell_bus)
+        bus_doorbell_del(vq->bell_bus, have);
+    vq->bell_bus = b;
+    if (!b)
+        return;
+    *have = *bell;
+    have->fd = vq->kick;
+    bus_doorbell_add(b, have);
+}
+
 /* ---- features and status ---- */
 
 u32 virtio_device_features(struct virtio *v, u32 sel, bool legacy)
@@ -124,6 +143,7 @@ static void driver_ok(struct virtio *v)
 {
     if (v->vt->driver_ok)
         v->vt->driver_ok(v);
+    v->tr->bells(v);
     for (u32 i = 0; i < v->n_queues; i++)
         if (v->vq[i].r->ready)
             vq_kick(&v->vq[i]); /* it may have rung before it was allowed to */
@@ -269,6 +289,7 @@ void virtio_reset(struct virtio *v)
     for (u32 i = 0; i < v->n_queues; i++)
         vq_reset(&v->vq[i]);
     v->tr->interrupt(v, 0, VIRTIO_NO_VECTOR);
+    v->tr->bells(v);
 }
 
 void virtio_dev_reset(struct dev *d)
@@ -313,6 +334,7 @@ void virtio_dev_loaded(struct dev *d)
     }
     if (d->type->kind != DEV_PCI)
         v->tr->interrupt(v, 0, VIRTIO_NO_VECTOR); /* the line is what the status says */
+    v->tr->bells(v);
     if (v->vt->loaded)
         v->vt->loaded(v);
 }
@@ -321,7 +343,8 @@ void virtio_dev_fini(struct dev *d)
 {
     struct virtio *v = virtio_of(d);
 
-    virtio_mmio_map(d, PCI_UNMAPPED);
+    for (u32 i = 0; i < v->n_queues; i++)
+        virtio_queue_bell(&v->vq[i], NULL, NULL);
     if (d->type->kind == DEV_PCI)
         pci_fini(&v->pci);
     virtio_free(v);

@@ -71,9 +71,11 @@ struct vq {
     struct virtio *v;
     struct vq_regs *r;
     u16 index, max;
-    u32 in_flight; /* popped and not pushed */
-    u32 epoch;     /* counts resets: what was popped before is not pushed after */
-    int kick;      /* eventfd */
+    u32 in_flight;        /* popped and not pushed */
+    u32 epoch;            /* counts resets: what was popped before is not pushed after */
+    int kick;             /* eventfd */
+    struct bus *bell_bus; /* where the doorbell hangs; NULL: nowhere */
+    struct doorbell bell;
     void (*handle)(struct vq *);
 };
 
@@ -110,6 +112,8 @@ void vq_kick(struct vq *); /* as if the driver had rung */
 
 struct virtio_transport {
     void (*interrupt)(struct virtio *, u8 isr, u16 vector);
+    /* The device has begun or ceased to listen: look where the doorbells belong. */
+    void (*bells)(struct virtio *);
 };
 
 struct virtio_type {
@@ -200,6 +204,8 @@ u32 virtio_device_features(struct virtio *, u32 sel, bool legacy);
 void virtio_driver_features(struct virtio *, u32 sel, u32 bits);
 struct vq *virtio_queue(struct virtio *, u32 index); /* NULL: none such */
 void virtio_queue_size(struct vq *, u32 size);
+/* Hangs the queue's doorbell up there, if the queue is in use; bus NULL: takes it down. */
+void virtio_queue_bell(struct vq *, struct bus *, const struct doorbell *);
 void virtio_queue_enable(struct vq *);
 u64 virtio_config_read(struct virtio *, u64 off, unsigned size);
 void virtio_config_write(struct virtio *, u64 off, u64 val, unsigned size);
