@@ -116,5 +116,7 @@ struct block *trans_block(struct soft_vcpu *, const u8 *page, u64 page_index, u1
 /* For native.c: code that runs one instruction with its operand at v->exit_arg, then leaves. */
 /* Returns its length, 0 when it does not fit. */
 u32 trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);
+/* Is this extension (ZydisISASet) known to the translator and in the guest's CPUID? */
+bool trans_isa_ok(const struct soft_vm *, u8 isa);
 /* May this instruction be copied to the host with only its memory operand replaced? */
 bool trans_is_simple(const struct soft_vm *, const struct insn *);

@@ -483,7 +483,7 @@ static void soft_info(struct vm *vm, GString *to)
                            " ms), %" G_GUINT64_FORMAT " dropped, %" G_GUINT64_FORMAT
                            " flushes, %" G_GUINT64_FORMAT " links\n",
                            cc->pos / 1024, cc->size / 1024, cc->n_blocks, cc->n_translated,
-                           cc->n_insns, cc->ns_translating / NS_PER_MS, cc->n_drops,
+                           cc->n_insns, (u64)(cc->ns_translating / NS_PER_MS), cc->n_drops,
                            cc->n_flushes, cc->n_links_made);
     for (u32 k = 0; k < vm->n_vcpus; k++) {
         struct soft_vcpu *v = vm->vcpus[k]->impl;

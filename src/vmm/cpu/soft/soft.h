@@ -89,6 +89,7 @@ struct interp_state {
 struct soft_vcpu {
     /* What translated code reaches through GS, hot fields first. */
     struct tlb_entry *tlb; /* of the current space and class */
+    struct tlb_entry *class_tlb[TLB_CLASSES]; /* of the current space; soft_update() */
     _Atomic u8 poll;       /* != 0: leave translated code at the next block */
     u8 fp_live;
     u16 cc; /* status flags at block boundaries: SETO in 7:0, LAHF in 15:8 */

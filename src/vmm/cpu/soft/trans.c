@@ -41,6 +41,11 @@ struct exit_stub { /* out-of-line part of a conditional exit */
     bool save;
 };
 
+struct interp_stub { /* out-of-line: leave for the interpreter at instruction k */
+    u8 *jcc;
+    u32 k;
+};
+
 struct trans {
     struct emit e;
     struct soft_vm *sv;
@@ -59,6 +64,8 @@ struct trans {
     u32 n_slow;
     struct exit_stub exits[CODE_BLOCK_MAX_INSNS];
     u32 n_exits;
+    struct interp_stub interps[CODE_BLOCK_MAX_INSNS];
+    u32 n_interps;
     bool in_host, in_cc; /* where the flags are */
     struct {
         u32 at, stub;
@@ -154,7 +161,7 @@ static int isa_feature(u8 isa)
 #undef F
 }
 
-static bool isa_ok(const struct soft_vm *sv, u8 isa)
+bool trans_isa_ok(const struct soft_vm *sv, u8 isa)
 {
     int f = isa_feature(isa);
 
@@ -206,7 +213,7 @@ bool trans_is_simple(const struct soft_vm *sv, const struct insn *i)
 {
     if (i->enc != ENC_LEGACY && i->enc != ENC_VEX)
         return false;
-    if (!isa_ok(sv, i->isa) || i->mem_vsib)
+    if (!trans_isa_ok(sv, i->isa) || i->mem_vsib)
         return false;
     if (i->has_mem && !i->mem_agen && (i->mem_size == 0 || i->mem_size > 32))
         return false;
@@ -776,11 +783,121 @@ static void emit_rdtsc(struct trans *t, u32 k)
     e_shift(e, 5, RDX, 32, true);
 }
 
+/* ---- system instructions that are worth it -------------------------------------------------- */
+
+/* op byte gs:[off], imm: digit 1 or, 4 and, 7 cmp */
+static void emit_gs_byte(struct trans *t, u8 digit, u32 off, u8 imm)
+{
+    e_bytes(&t->e, (const u8[]){ 0x65, 0x80, (u8)(0x04 | digit << 3), 0x25 }, 4);
+    e32(&t->e, off);
+    e8(&t->e, imm);
+}
+
+/* RFLAGS = what memory has of the system flags + v->cc. */
+static void emit_pushf(struct trans *t, u32 k)
+{
+    struct emit *e = &t->e;
+    u8 w = t->is64 ? 8 : 4;
+
+    if (t->in_host && !t->in_cc)
+        emit_flags_save(t);
+    t->in_cc = true;
+    t->in_host = false;
+    e8(e, 0x65), e8(e, 0x44), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x0c), e8(e, 0x25); /* movzx r9d */
+    e32(e, OFF(cc));
+    e_rr(e, 0x89, S2, S1, false);
+    e_alu_imm(e, 4, S2, 1, false);
+    e_shift(e, 4, S2, 11, false);
+    e_shift(e, 5, S1, 8, false);
+    e_alu_imm(e, 4, S1, 0xd5, false);
+    e_rr(e, 0x09, S1, S2, false);
+    e_gs(e, 0x8b, S2, OFF(s.rflags), false);
+    e_alu_imm(e, 4, S2, ~(u32)(FL_STATUS | FL_RF | FL_VM), false);
+    e_rr(e, 0x09, S1, S2, false);
+    e_store(e, OFF(scratch[0]), S1);
+    e_lea(e, S1, RSP, -w, t->is64);
+    emit_check(t, w, true);
+    e_load(e, S3, OFF(scratch[0]));
+    e_op_mem(e, 0x89, S3, S1, S2, 1, 0, t->is64);
+    e_lea(e, RSP, RSP, -w, t->is64);
+    (void)k;
+}
+
+static void emit_interp_if(struct trans *t, u8 cc, u32 k)
+{
+    t->interps[t->n_interps++] = (struct interp_stub){ e_jcc(&t->e, cc, t->e.p + t->e.delta), k };
+}
+
+/* The caller has seen to it that the next instruction is in the block too (interrupt shadow). */
+static void emit_sti(struct trans *t, u32 k)
+{
+    flags_clobber(t, t->live[k]);
+    emit_gs_byte(t, 7, OFF(intr), 0);
+    emit_interp_if(t, 5, k);
+    emit_gs_byte(t, 1, OFF(s.rflags) + 1, FL_IF >> 8);
+}
+
+static void emit_swapgs(struct trans *t)
+{
+    u32 base = OFF(s.seg) + GS * sizeof(struct x86_seg) + offsetof(struct x86_seg, base);
+
+    e_load(&t->e, S1, base);
+    e_load(&t->e, S2, OFF(s.msr.kernel_gs_base));
+    e_store(&t->e, base, S2);
+    e_store(&t->e, OFF(s.msr.kernel_gs_base), S1);
+}
+
+static void emit_ac(struct trans *t, u32 k, bool set)
+{
+    flags_clobber(t, t->live[k]);
+    emit_gs_byte(t, set ? 1 : 4, OFF(s.rflags) + 2, set ? FL_AC >> 16 : (u8)~(FL_AC >> 16));
+    e_load(&t->e, S1, OFF(class_tlb) + 8 * (set ? TLB_KERNEL_AC : TLB_KERNEL));
+    e_store(&t->e, OFF(tlb), S1);
+}
+
+/* BT family with a register offset into memory: the offset's upper bits select the word. */
+static void emit_bit_string(struct trans *t, u32 k)
+{
+    const struct insn *i = &t->i[k];
+    struct emit *e = &t->e;
+    u8 r = i->op[1].reg;
+    bool w = i->opsize == 8;
+
+    flags_clobber(t, t->live[k]);
+    emit_address(t, i, t->off[k]);
+    if (r >= S1 && r <= S3)
+        e_load(e, S3, OFF_GPR(r)), r = S3;
+    e_rr(e, 0x89, S2, r, true);
+    e_alu_imm(e, 4, S2, w ? 63 : 31, false);
+    e_store(e, OFF(scratch[3]), S2);
+    if (w)
+        e_mov(e, S2, r);
+    else
+        e_bytes(e, (const u8[]){ (u8)(0x4c | (r >= 8)), 0x63, (u8)(0xd0 | (r & 7)) }, 3); /* movsxd */
+    e_shift(e, 7, S2, w ? 6 : 5, true);
+    e_shift(e, 4, S2, w ? 3 : 2, true);
+    e_rr(e, 0x01, S1, S2, i->adsize == 8);
+    emit_check(t, i->opsize, i->mem_access & OP_WRITE);
+    if (t->live[k + 1] & ~flags_killed(i))
+        flags_need(t);
+    e_load(e, S3, OFF(scratch[3]));
+    t->sites[k].flags = t->in_host;
+    if (i->prefixes & PFX_LOCK)
+        e8(e, 0xf0);
+    e8(e, 0x47 | (w ? 8 : 0));
+    e8(e, 0x0f);
+    e8(e, i->opcode);
+    e_mem_tail(e, S3, S1, S2, 1, 0);
+    t->in_host = true;
+    t->in_cc = false;
+}
+
 /* ---- what a block consists of --------------------------------------------------------------- */
 
 enum kind {
     K_NONE, /* interpreter */
     K_SIMPLE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_RDTSC,
+    K_PUSHF, K_CLI, K_STI, K_SWAPGS, K_STAC, K_CLAC, K_BITS,
     K_JCC, K_LOOP,                              /* may go on */
     K_JMP, K_CALL, K_JMP_IND, K_CALL_IND, K_RET, /* end the block */
 };
@@ -826,6 +943,26 @@ static enum kind classify(const struct soft_vm *sv, const struct insn *i, u16 mo
             return full ? K_LEAVE : K_NONE;
         case MN(RDTSC):
             return mode & CODE_NOTSC ? K_NONE : K_RDTSC;
+        case MN(PUSHF): case MN(PUSHFD): case MN(PUSHFQ):
+            return full ? K_PUSHF : K_NONE;
+        case MN(CLI):
+            return mode & CODE_USER ? K_NONE : K_CLI;
+        case MN(STI):
+            return mode & CODE_USER ? K_NONE : K_STI;
+        case MN(SWAPGS):
+            return mode & CODE_USER || !is64 ? K_NONE : K_SWAPGS;
+        case MN(STAC):
+        case MN(CLAC):
+            if (mode & CODE_USER || !cpuid_has(&sv->cpuid, W_7_EBX, 20) || i->prefixes & ~PFX_REX)
+                return K_NONE;
+            return i->mnem == MN(STAC) ? K_STAC : K_CLAC;
+        case MN(BT): case MN(BTS): case MN(BTR): case MN(BTC):
+            if (i->has_mem && i->op[1].kind == OP_GPR) {
+                if (i->opsize < 4 || (i->prefixes & PFX_LOCK && i->mnem == MN(BT)))
+                    return K_NONE;
+                return K_BITS;
+            }
+            break;
         case MN(LOOP):
             return i->adsize == (is64 ? 8 : 4) ? K_LOOP : K_NONE;
         case MN(JCXZ): case MN(JECXZ): case MN(JRCXZ):
@@ -918,6 +1055,26 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
     case K_RDTSC:
         emit_rdtsc(t, k);
         break;
+    case K_PUSHF:
+        emit_pushf(t, k);
+        break;
+    case K_CLI:
+        flags_clobber(t, t->live[k]);
+        emit_gs_byte(t, 4, OFF(s.rflags) + 1, (u8)~(FL_IF >> 8));
+        break;
+    case K_STI:
+        emit_sti(t, k);
+        break;
+    case K_SWAPGS:
+        emit_swapgs(t);
+        break;
+    case K_STAC:
+    case K_CLAC:
+        emit_ac(t, k, kind == K_STAC);
+        break;
+    case K_BITS:
+        emit_bit_string(t, k);
+        break;
     case K_JCC:
         emit_jcc(t, k);
         break;
@@ -989,6 +1146,10 @@ static void emit_stubs(struct trans *t)
             emit_flags_save(t);
         emit_direct(t, x->target);
     }
+    for (u32 k = 0; k < t->n_interps; k++) {
+        e_here(e, t->interps[k].jcc);
+        emit_exit(t, CODE_EXIT_INTERP, t->off[t->interps[k].k]);
+    }
     for (u32 k = 0; k < t->n_slow; k++) {
         struct slow *s = &t->slow[k];
         e_here(e, s->jcc);
@@ -1000,6 +1161,16 @@ static void emit_stubs(struct trans *t)
                 at[b] = (u8)(rel >> (8 * b));
         e_jmp(e, t->cc->rx + t->cc->fill);
     }
+}
+
+/* Will the instruction at `at` be translated in the same block? For STI's shadow. */
+static bool followed(struct trans *t, s32 at)
+{
+    struct insn i;
+
+    return t->n + 2 <= CODE_BLOCK_MAX_INSNS && at < 4096 &&
+           insn_decode(t->page + at, (size_t)MIN(15, 4096 - at), t->mode & CODE_MODE, &i) == 0 &&
+           classify(t->sv, &i, t->mode) != K_NONE;
 }
 
 struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u16 off, u16 mode,
@@ -1026,6 +1197,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
             break;
         }
         enum kind kind = classify(sv, i, mode);
+        if (kind == K_STI && !followed(t, at + i->len))
+            kind = K_NONE;
         if (kind == K_NONE) {
             interp = true;
             break;
@@ -1053,6 +1226,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     for (u32 k = t->n; k-- > 0;) {
         const struct insn *i = &t->i[k];
         live = (live & ~flags_killed(i)) | i->fl_read;
+        if (kinds[k] == K_PUSHF)
+            live = FL_STATUS;
         if (kinds[k] == K_JCC || kinds[k] == K_LOOP)
             live |= flags_wanted(t, branch_target(t, k));
         t->live[k] = live;
