@@ -218,6 +218,10 @@ static int interpret_one(struct soft_vcpu *v)
 /* Things that only the interpreter does, instruction by instruction. */
 static bool needs_interpreter(const struct soft_vcpu *v)
 {
+    const struct x86_seg *cs = &v->s.seg[CS];
+
+    if (v->mode == MODE_32 && (cs->base || cs->limit != UINT32_MAX))
+        return true;
     return v->sv->interp_only || v->mode == MODE_16 || !v->flat || v->s.rflags & FL_TF ||
            v->s.int_shadow || v->dr_active || v->s.rflags & FL_RF;
 }
