@@ -271,14 +271,14 @@ static void jump_cache_put(struct soft_vcpu *v, u64 va, const struct block *b)
     v->jump_pages[bit >> 6] |= 1ull << (bit & 63);
 }
 
-struct block *code_find(struct soft_vcpu *v)
+struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
 {
     struct soft_vm *sv = v->sv;
     struct code_cache *cc = sv->code;
     const u8 *page;
     u64 index, va = v->s.rip;
     gpa at;
-    u16 mode = code_mode_of(v), off = (u16)(va & 4095);
+    u16 mode = code_mode_of(v) | extra, off = (u16)(va & 4095);
     struct block *b;
 
     if (!mmu_code(v, va, &page, &index, &at) || index == ~0ull || index >= cc->n_pages)
@@ -331,9 +331,14 @@ struct block *code_find(struct soft_vcpu *v)
         }
     }
     pthread_mutex_unlock(&cc->lock);
-    if (b)
+    if (b && !extra)
         jump_cache_put(v, va, b);
     return b;
+}
+
+struct block *code_find(struct soft_vcpu *v)
+{
+    return code_find_mode(v, 0);
 }
 
 void code_link(struct soft_vcpu *v, u32 n, struct block *to)
@@ -344,7 +349,7 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
     if (n < cc->n_links && !to->dead) {
         struct link *l = &cc->links[n];
         if (!l->to && !l->from->dead && l->from->page == to->page && l->target == to->off &&
-            l->from->mode == to->mode) {
+            (l->from->mode & ~CODE_NOSHARE) == to->mode) {
             l->to = to;
             l->next = to->incoming;
             to->incoming = l;

@@ -46,6 +46,7 @@ struct site {   /* one guest instruction in a block */
     u32 host;   /* offset of its first host byte from the block's entry */
     u16 guest;  /* offset in the page */
     bool flags; /* the host's flags are the guest's when it starts to execute */
+    bool shared; /* its check covers more than its own access: may fail needlessly */
 };
 
 struct link;
@@ -102,6 +103,8 @@ void code_free(struct soft_vm *);
 /* Finds or translates the block at v->s.rip and enters it in the jump cache; NULL: the
  * instruction has to be interpreted (or fetching it faulted: interp_fetch will raise it). */
 struct block *code_find(struct soft_vcpu *);
+/* The same, translated with more mode bits (CODE_NOSHARE); not entered in the jump cache. */
+struct block *code_find_mode(struct soft_vcpu *, u16 extra);
 /* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
 const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
 void code_link(struct soft_vcpu *, u32 link, struct block *to);

@@ -254,6 +254,13 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
         }
     }
     for (u8 k = 0; k < z.operand_count; k++) {
+        if (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) {
+            struct insn_op op = { 0 };
+            reg_to_op(ops[k].reg.value, &op);
+            if (op.kind == OP_GPR || op.kind == OP_HIGH8)
+                i->gpr_written |= (u16)(1 << op.reg);
+        }
         switch (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER
                     ? ZydisRegisterGetClass(ops[k].reg.value)
                     : ZYDIS_REGCLASS_INVALID) {

@@ -239,14 +239,17 @@ static const u8 *find_code(struct soft_vcpu *v)
     return b ? v->code_base + b->code : NULL;
 }
 
-/* The instruction that left its block in the middle. */
-static void rewind_to_site(struct soft_vcpu *v)
+/* The instruction that left its block in the middle. Was its check a shared one? */
+static bool rewind_to_site(struct soft_vcpu *v)
 {
     struct block *b;
     const struct site *s = code_site(v->sv->code, (const u8 *)(uintptr_t)v->exit_arg, &b);
 
     g_assert(s);
     v->s.rip = v->page_va + s->guest;
+    if (v->mode != MODE_64)
+        v->s.rip = (u32)v->s.rip;
+    return s->shared;
 }
 
 static int run_code(struct soft_vcpu *v)
@@ -282,11 +285,16 @@ static int run_code(struct soft_vcpu *v)
             break;
         case CODE_EXIT_INTERP:
             return interpret_one(v);
-        case CODE_EXIT_SLOW:
+        case CODE_EXIT_SLOW: {
+            struct block *b = rewind_to_site(v) ? code_find_mode(v, CODE_NOSHARE) : NULL;
+
+            if (!b)
+                return interpret_one(v);
+            code = v->code_base + b->code;
+            break;
+        }
         case CODE_EXIT_FAULT:
             rewind_to_site(v);
-            if (v->mode != MODE_64)
-                v->s.rip = (u32)v->s.rip;
             return interpret_one(v);
         default:
             return SOFT_GO;

@@ -7,7 +7,7 @@
  * exit_off:  R11 = exit code, R10 = offset of the next guest instruction from page_va.
  * exit_link: R11 = link, R10 as above.
  * miss:      R9 = target VA that the jump cache does not have.
- * fill:      R9 = VA, R10 = size | write << 8, R11 = where to go on with R10 = addend.
+ * fill:      R9 = VA, R10 = size | write << 16, R11 = where to go on with R10 = addend.
  * fault:     entered by the signal handler, which has set exit_arg to the faulting host PC.
  */
 #include "vmm/cpu/soft/code.h"
@@ -88,9 +88,9 @@ void code_make_thunks(struct soft_vm *sv)
     e_load(&e, RSP, OFF(host_rsp));
     e_load(&e, RDI, OFF(self));
     e_mov(&e, RSI, R9);
-    e_bytes(&e, (const u8[]){ 0x41, 0x0f, 0xb6, 0xd2 }, 4); /* movzx edx, r10b */
+    e_bytes(&e, (const u8[]){ 0x41, 0x0f, 0xb7, 0xd2 }, 4); /* movzx edx, r10w */
     e_rr(&e, 0x89, RCX, R10, false);
-    e_shift(&e, 5, RCX, 8, false);
+    e_shift(&e, 5, RCX, 16, false);
     e_mov_imm64(&e, RAX, (u64)(uintptr_t)mmu_fill_fast);
     e8(&e, 0xff), e8(&e, 0xd0); /* call rax */
     e_mov(&e, R10, RAX);

@@ -41,6 +41,21 @@ struct exit_stub { /* out-of-line part of a conditional exit */
     bool save;
 };
 
+/*
+ * Accesses through one register that does not change in between (or, for RSP, changes by known
+ * amounts) share one check: the first one checks the whole span and leaves the addend in
+ * v->group[], the others use it.
+ */
+enum { GROUPS = 8, GROUP_SPAN = 1024 };
+struct group {
+    u8 base;
+    s32 lo, hi; /* span, from the register's value at the start of the group's numbering */
+    s32 shift;  /* RSP: how far it had moved at the first access */
+    u32 first, n;
+    bool write;
+    s8 slot; /* in v->group[], -1: not shared */
+};
+
 struct interp_stub { /* out-of-line: leave for the interpreter at instruction k */
     u8 *jcc;
     u32 k;
@@ -64,6 +79,9 @@ struct trans {
     u32 n_slow;
     struct exit_stub exits[CODE_BLOCK_MAX_INSNS];
     u32 n_exits;
+    s8 group_of[CODE_BLOCK_MAX_INSNS]; /* index into groups, -1: own check */
+    struct group groups[CODE_BLOCK_MAX_INSNS];
+    u32 n_groups;
     struct interp_stub interps[CODE_BLOCK_MAX_INSNS];
     u32 n_interps;
     bool in_host, in_cc; /* where the flags are */
@@ -469,8 +487,8 @@ static void emit_copy(struct trans *t, const struct insn *i)
     e_bytes(e, i->bytes, i->len);
 }
 
-/* The instruction with its memory operand replaced by [b + x] (x 0xff: none). */
-static void emit_with_operand(struct trans *t, const struct insn *i, u8 b, u8 x)
+/* The instruction with its memory operand replaced by [b + x + disp] (x 0xff: none). */
+static void emit_with_operand(struct trans *t, const struct insn *i, u8 b, u8 x, s32 disp)
 {
     struct emit *e = &t->e;
     u8 reg = i->modrm >> 3 & 7;
@@ -531,15 +549,79 @@ static void emit_with_operand(struct trans *t, const struct insn *i, u8 b, u8 x)
             else
                 e_bytes(e, i->bytes + at, i->modrm_at - at);
         }
-        e_mem_tail(e, reg, b, x, 1, 0);
+        e_mem_tail(e, reg, b, x, 1, disp);
         if (!moffs)
             e_bytes(e, i->bytes + i->len - i->imm_size, i->imm_size);
         if (high != 0xff)
             e8(e, 0x86), e8(e, 0xc0 | (4 + high) << 3 | high);
         return;
     }
-    e_mem_tail(e, reg, b, x, 1, 0);
+    e_mem_tail(e, reg, b, x, 1, disp);
     e_bytes(e, i->bytes + i->len - i->imm_size, i->imm_size);
+}
+
+struct place { /* host address of an operand: [base + index + disp] */
+    u8 base, index;
+    s32 disp;
+};
+
+/* Access [base + disp] of instruction k as part of its group. */
+static struct place emit_grouped(struct trans *t, u32 k, u8 base, s32 disp)
+{
+    struct group *g = &t->groups[t->group_of[k]];
+    struct emit *e = &t->e;
+    u32 slot = OFF(group) + 8 * (u32)g->slot;
+    bool in_memory = base >= S1 && base <= S3;
+
+    if (g->first == k) {
+        flags_clobber(t, t->live[k]);
+        if (in_memory)
+            e_load(e, S1, OFF_GPR(base));
+        e_lea(e, S1, in_memory ? S1 : base, g->lo - g->shift, t->is64);
+        t->sites[k].shared = true;
+        emit_check(t, (u32)(g->hi - g->lo), g->write);
+        e_store(e, slot, S2);
+    } else {
+        e_load(e, S2, slot);
+    }
+    if (in_memory) {
+        e_load(e, S1, OFF_GPR(base));
+        base = S1;
+    }
+    if (t->is64)
+        return (struct place){ base, S2, disp };
+    e_lea(e, S1, base, disp, false); /* EA wraps at 4 GiB */
+    return (struct place){ S1, S2, 0 };
+}
+
+/* The memory operand of instruction k. */
+static struct place emit_place(struct trans *t, u32 k)
+{
+    const struct insn *i = &t->i[k];
+
+    if (t->group_of[k] >= 0)
+        return emit_grouped(t, k, i->base, (s32)i->disp);
+    flags_clobber(t, t->live[k]);
+    emit_address(t, i, t->off[k]);
+    emit_check(t, i->mem_size, i->mem_access & OP_WRITE);
+    return (struct place){ S1, S2, 0 };
+}
+
+/* The stack slot [base + disp] of instruction k. */
+static struct place emit_stack(struct trans *t, u32 k, u8 base, s32 disp, bool write)
+{
+    if (t->group_of[k] >= 0)
+        return emit_grouped(t, k, base, disp);
+    flags_clobber(t, t->live[k]);
+    e_lea(&t->e, S1, base, disp, t->is64);
+    emit_check(t, t->is64 ? 8 : 4, write);
+    return (struct place){ S1, S2, 0 };
+}
+
+/* mov between a register and a place: opcode 0x8b load, 0x89 store */
+static void emit_at(struct trans *t, u8 opcode, u8 reg, struct place at)
+{
+    e_op_mem(&t->e, opcode, reg, at.base, at.index, 1, at.disp, t->is64);
 }
 
 /* An instruction that only computes. k is its place in the block. */
@@ -559,17 +641,27 @@ static void emit_simple(struct trans *t, u32 k)
         emit_copy(t, i);
         store_scratch_gprs(t, i);
     } else {
-        /* the check reads nothing of the flags, but the instruction or a later one may */
-        flags_clobber(t, t->live[k]);
-        if (!t->single)
-            emit_address(t, i, t->off[k]);
-        emit_check(t, i->mem_size, i->mem_access & OP_WRITE);
-        u8 b = S1, x = S2;
+        struct place at = { S1, S2, 0 };
+
+        if (t->single) {
+            flags_clobber(t, FL_STATUS);
+            emit_check(t, i->mem_size, false);
+        } else {
+            at = emit_place(t, k);
+        }
+        for (unsigned o = 0; o < i->nops; o++) {
+            if (i->op[o].kind == OP_HIGH8 && at.base != S1) { /* AH and AL get swapped around it */
+                e_op_mem(&t->e, 0x8d, S1, at.base, at.index, 1, at.disp, true);
+                at = (struct place){ S1, 0xff, 0 };
+            }
+        }
+        u8 b = at.base, x = at.index;
         if (uses_scratch_gpr(i, &set)) {
             for (b = S1; set & 1 << (b - S1); b++)
                 ;
-            e_op_mem(&t->e, 0x8d, b, S1, S2, 1, 0, true);
+            e_op_mem(&t->e, 0x8d, b, at.base, at.index, 1, at.disp, true);
             x = 0xff;
+            at.disp = 0;
         }
         if (need) {
             if (b == S3) { /* restoring uses S3 */
@@ -582,7 +674,7 @@ static void emit_simple(struct trans *t, u32 k)
         }
         t->sites[k].flags = t->in_host;
         load_scratch_gprs(t, set);
-        emit_with_operand(t, i, b, x);
+        emit_with_operand(t, i, b, x, at.disp);
         store_scratch_gprs(t, i);
     }
     if (i->fl_write) {
@@ -696,23 +788,24 @@ static void emit_push(struct trans *t, u32 k)
     u8 w = t->is64 ? 8 : 4;
     u8 r = i->op[0].reg;
 
-    flags_clobber(t, t->live[k]);
     if (i->has_mem) {
+        flags_clobber(t, t->live[k]);
         emit_address(t, i, t->off[k]);
         emit_check(t, w, false);
         e_op_mem(e, 0x8b, S3, S1, S2, 1, 0, t->is64);
         e_store(e, OFF(scratch[0]), S3);
     }
-    e_lea(e, S1, RSP, -w, t->is64);
-    emit_check(t, w, true);
+    struct place at = emit_stack(t, k, RSP, -w, true);
+
     if (i->op[0].kind == OP_IMM) {
-        e8(e, t->is64 ? 0x4b : 0x43), e8(e, 0xc7), e_mem_tail(e, 0, S1, S2, 1, 0), e32(e, (u32)i->imm);
+        e8(e, e_rex(t->is64, 0, at.base, at.index));
+        e8(e, 0xc7), e_mem_tail(e, 0, at.base, at.index, 1, at.disp), e32(e, (u32)i->imm);
     } else {
         if (i->has_mem)
             e_load(e, r = S3, OFF(scratch[0]));
         else if (r >= S1 && r <= S3)
             e_load(e, S3, OFF_GPR(r)), r = S3;
-        e_op_mem(e, 0x89, r, S1, S2, 1, 0, t->is64);
+        emit_at(t, 0x89, r, at);
     }
     e_lea(e, RSP, RSP, -w, t->is64);
 }
@@ -723,18 +816,17 @@ static void emit_pop(struct trans *t, u32 k)
     u8 w = t->is64 ? 8 : 4;
     u8 r = t->i[k].op[0].reg;
 
-    flags_clobber(t, t->live[k]);
-    e_rr(e, 0x89, S1, RSP, t->is64);
-    emit_check(t, w, false);
+    struct place at = emit_stack(t, k, RSP, 0, false);
+
     if (r == RSP) {
-        e_op_mem(e, 0x8b, RSP, S1, S2, 1, 0, t->is64);
+        emit_at(t, 0x8b, RSP, at);
         return;
     }
     if (r >= S1 && r <= S3) {
-        e_op_mem(e, 0x8b, S3, S1, S2, 1, 0, t->is64);
+        emit_at(t, 0x8b, S3, at);
         e_store(e, OFF_GPR(r), S3);
     } else {
-        e_op_mem(e, 0x8b, r, S1, S2, 1, 0, t->is64);
+        emit_at(t, 0x8b, r, at);
     }
     e_lea(e, RSP, RSP, w, t->is64);
 }
@@ -745,11 +837,11 @@ static void emit_push_return(struct trans *t, u32 k)
     struct emit *e = &t->e;
     u8 w = t->is64 ? 8 : 4;
 
-    e_lea(e, S1, RSP, -w, t->is64);
-    emit_check(t, w, true);
+    struct place at = emit_stack(t, k, RSP, -w, true);
+
     e_load(e, S3, OFF(page_va));
     e_lea(e, S3, S3, t->off[k] + t->i[k].len, true);
-    e_op_mem(e, 0x89, S3, S1, S2, 1, 0, t->is64);
+    emit_at(t, 0x89, S3, at);
     e_lea(e, RSP, RSP, -w, t->is64);
 }
 
@@ -1028,8 +1120,10 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
     struct emit *e = &t->e;
     const struct insn *i = &t->i[k];
     u8 w = t->is64 ? 8 : 4;
+    struct place at;
 
-    t->sites[k] = (struct site){ (u32)(e->p - t->entry), t->off[k], t->in_host };
+    t->sites[k] = (struct site){ .host = (u32)(e->p - t->entry), .guest = t->off[k],
+                                   .flags = t->in_host };
     switch (kind) {
     case K_SIMPLE:
         emit_simple(t, k);
@@ -1046,11 +1140,9 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
         emit_pop(t, k);
         break;
     case K_LEAVE:
-        flags_clobber(t, t->live[k]);
-        e_rr(e, 0x89, S1, RBP, t->is64);
-        emit_check(t, w, false);
+        at = emit_stack(t, k, RBP, 0, false);
         e_lea(e, RSP, RBP, w, t->is64);
-        e_op_mem(e, 0x8b, RBP, S1, S2, 1, 0, t->is64);
+        emit_at(t, 0x8b, RBP, at);
         break;
     case K_RDTSC:
         emit_rdtsc(t, k);
@@ -1124,9 +1216,8 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
     case K_RET:
         flags_leave(t, t->live[k]);
         t->in_host = false;
-        e_rr(e, 0x89, S1, RSP, t->is64);
-        emit_check(t, w, false);
-        e_op_mem(e, 0x8b, S1, S1, S2, 1, 0, t->is64);
+        at = emit_stack(t, k, RSP, 0, false);
+        emit_at(t, 0x8b, S1, at);
         e_lea(e, RSP, RSP, (s32)(w + (i->opcode == 0xc2 ? (i->imm & 0xffff) : 0)), t->is64);
         emit_indirect(t);
         break;
@@ -1153,7 +1244,7 @@ static void emit_stubs(struct trans *t)
     for (u32 k = 0; k < t->n_slow; k++) {
         struct slow *s = &t->slow[k];
         e_here(e, s->jcc);
-        e_mov_imm32(e, S2, s->size | (s->write ? 0x100 : 0));
+        e_mov_imm32(e, S2, s->size | (s->write ? 0x10000 : 0));
         u8 *at = e_lea_rip(e, S3);
         u32 rel = (u32)(s->back - (at + 4));
         if (!e->full)
@@ -1161,6 +1252,102 @@ static void emit_stubs(struct trans *t)
                 at[b] = (u8)(rel >> (8 * b));
         e_jmp(e, t->cc->rx + t->cc->fill);
     }
+}
+
+/* One access of instruction k through `base`; may it share a check with the ones before? */
+static void plan_access(struct trans *t, u32 k, s8 *open, u8 base, s32 from, u32 size, bool write,
+                        s32 shift)
+{
+    s32 to = from + (s32)size;
+
+    if (open[base] >= 0) {
+        struct group *g = &t->groups[open[base]];
+        s32 lo = MIN(g->lo, from), hi = MAX(g->hi, to);
+
+        if (hi - lo <= GROUP_SPAN) {
+            g->lo = lo;
+            g->hi = hi;
+            g->write |= write;
+            g->n++;
+            t->group_of[k] = open[base];
+            return;
+        }
+    }
+    open[base] = (s8)t->n_groups;
+    t->group_of[k] = (s8)t->n_groups;
+    t->groups[t->n_groups++] = (struct group){ base, from, to, shift, k, 1, write, -1 };
+}
+
+/* Which accesses share a check. */
+static void plan_groups(struct trans *t, const enum kind *kinds)
+{
+    s8 open[16], w = t->is64 ? 8 : 4;
+    s32 rsp = 0; /* how far RSP has moved since `open[RSP]` numbers began */
+    s8 slots = 0;
+
+    for (unsigned r = 0; r < ARRAY_LEN(open); r++)
+        open[r] = -1;
+    for (u32 k = 0; k < t->n; k++) {
+        const struct insn *i = &t->i[k];
+        u16 written = i->gpr_written;
+
+        t->group_of[k] = -1;
+        if (t->mode & CODE_NOSHARE)
+            continue;
+        switch (kinds[k]) {
+        case K_PUSH:
+            plan_access(t, k, open, RSP, rsp - w, (u32)w, true, rsp);
+            rsp -= w;
+            written = 0;
+            break;
+        case K_CALL:
+        case K_CALL_IND:
+            plan_access(t, k, open, RSP, rsp - w, (u32)w, true, rsp);
+            break;
+        case K_RET:
+            plan_access(t, k, open, RSP, rsp, (u32)w, false, rsp);
+            break;
+        case K_POP:
+            plan_access(t, k, open, RSP, rsp, (u32)w, false, rsp);
+            rsp += w;
+            written = (u16)(1 << i->op[0].reg);
+            break;
+        case K_LEAVE:
+            plan_access(t, k, open, RBP, 0, (u32)w, false, 0);
+            written = 1 << RSP | 1 << RBP;
+            break;
+        case K_PUSHF:
+            rsp -= w;
+            written = 0;
+            break;
+        case K_SIMPLE:
+            if (i->has_mem && !i->mem_agen && i->base < 16 && i->index == GPR_NONE &&
+                i->seg != FS && i->seg != GS && i->adsize == (t->is64 ? 8 : 4) &&
+                i->disp >= -(1 << 20) && i->disp < 1 << 20 && rsp > -(1 << 20) && rsp < 1 << 20)
+                plan_access(t, k, open, i->base, (s32)i->disp + (i->base == RSP ? rsp : 0),
+                            i->mem_size, i->mem_access & OP_WRITE, i->base == RSP ? rsp : 0);
+            if ((i->mnem == MN(ADD) || i->mnem == MN(SUB)) && i->op[0].kind == OP_GPR &&
+                i->op[0].reg == RSP && i->op[1].kind == OP_IMM && i->opsize == (t->is64 ? 8 : 4) &&
+                (s64)i->imm < 1 << 16 && (s64)i->imm > -(1 << 16)) {
+                rsp += i->mnem == MN(ADD) ? (s32)i->imm : -(s32)i->imm;
+                written = 0;
+            }
+            break;
+        default:
+            break;
+        }
+        for (unsigned r = 0; r < ARRAY_LEN(open); r++)
+            if (written & 1 << r)
+                open[r] = -1;
+        if (written & 1 << RSP)
+            rsp = 0;
+    }
+    for (u32 g = 0; g < t->n_groups; g++)
+        if (t->groups[g].n > 1 && slots < GROUPS)
+            t->groups[g].slot = slots++;
+    for (u32 k = 0; k < t->n; k++)
+        if (t->group_of[k] >= 0 && t->groups[t->group_of[k]].slot < 0)
+            t->group_of[k] = -1;
 }
 
 /* Will the instruction at `at` be translated in the same block? For STI's shadow. */
@@ -1233,6 +1420,7 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
         t->live[k] = live;
     }
 
+    plan_groups(t, kinds);
     u32 start = ROUND_UP(cc->pos, 16u);
     t->e = (struct emit){ .p = cc->rw + start, .end = cc->rw + cc->limit - 64,
                           .delta = cc->rx - cc->rw };
@@ -1305,6 +1493,7 @@ u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, cons
     t->i[0] = *i;
     t->live[0] = t->live[1] = FL_STATUS;
     t->in_cc = true;
+    t->group_of[0] = -1;
     emit_flags_restore(t);
     t->in_host = true;
     emit_simple(t, 0);
