@@ -18,6 +18,7 @@
 #include <glib.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -496,6 +497,9 @@ static bool random_insn(void)
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, b, i.len, &z)) || !wanted(&z, &i))
         return false;
+    for (u32 k = 0; k < i.nops; k++)
+        if (i.op[k].kind == OP_SEG)
+            return false;
     if (i.seg_override || i.prefixes & PFX_REPNE && i.prefixes & PFX_REP)
         return false;
     if (i.prefixes & (PFX_REP | PFX_REPNE) && i.enc == ENC_LEGACY)

@@ -298,6 +298,7 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
         const ZydisAccessedFlags *f = z.cpu_flags;
 
         i->fl_read = (u16)(f->tested & FL_STATUS);
+        i->fl_undefined = (u16)(f->undefined & ~(f->modified | f->set_0 | f->set_1) & FL_STATUS);
         i->fl_write = (u16)((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
     }
     return 0;

@@ -76,6 +76,7 @@ struct insn {
     u8 modrm;
     bool has_modrm;
     /* status flags (FL_STATUS bits) */
+    u16 fl_undefined; /* the part of fl_write that hardware may as well leave alone */
     u16 gpr_written; /* registers that it writes, hidden ones too */
     u16 fl_read, fl_write; /* write: all that are changed or undefined after */
     bool vector;           /* touches x87, MMX, SSE or AVX state */

@@ -692,10 +692,13 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
     code_flush_page(v, va);
 }
 
+static void class_tables(struct soft_vcpu *v);
+
 static void space_use(struct soft_vcpu *v, unsigned s)
 {
     v->space = (u8)s;
     v->spaces[s].used = ++v->space_clock;
+    class_tables(v);
     v->tlb = v->tlbs[s][soft_class(v)].e;
     code_context_changed(v);
 }
@@ -828,6 +831,16 @@ static bool seg_flat(const struct x86_seg *s)
            !(s->attr & ATTR_E);
 }
 
+/* What STAC and CLAC switch between: without SMAP, AC means nothing in the kernel. */
+static void class_tables(struct soft_vcpu *v)
+{
+    bool smap = v->s.cr4 & CR4_SMAP;
+
+    v->class_tlb[TLB_KERNEL] = v->tlbs[v->space][TLB_KERNEL].e;
+    v->class_tlb[TLB_USER] = v->tlbs[v->space][TLB_USER].e;
+    v->class_tlb[TLB_KERNEL_AC] = v->tlbs[v->space][smap ? TLB_KERNEL_AC : TLB_KERNEL].e;
+}
+
 void soft_update_class(struct soft_vcpu *v)
 {
     v->tlb = v->tlbs[v->space][soft_class(v)].e;
@@ -851,5 +864,6 @@ void soft_update(struct soft_vcpu *v)
     v->flat = v->mode == MODE_64 ||
               (seg_flat(&v->s.seg[DS]) && seg_flat(&v->s.seg[ES]) && seg_flat(&v->s.seg[SS]));
     v->dr_active = v->s.dr[7] & 0xff;
+    class_tables(v);
     soft_update_class(v);
 }

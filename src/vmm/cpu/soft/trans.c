@@ -294,7 +294,7 @@ static u16 flags_killed(const struct insn *i)
     default:
         break;
     }
-    return i->fl_write;
+    return i->fl_write & ~i->fl_undefined;
 }
 
 /* ---- flags ---------------------------------------------------------------------------------- */
