@@ -3,6 +3,8 @@
 #include "vmm/core/dev.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/fw_cfg.h"
+#include "vmm/dev/pc/hpet.h"
+#include "vmm/dev/pc/i8042.h"
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/dev/pc/lapic.h"
 #include "vmm/dev/pc/misc.h"
@@ -20,6 +22,8 @@ const struct dev_type *const dev_types[] = {
     &debugexit_type,
     &dma_type,
     &fw_cfg_type,
+    &hpet_type,
+    &i8042_type,
     &ioapic_type,
     &lapic_page_type,
     &lapic_type,

@@ -107,7 +107,7 @@ TEST(i8042_keyboard)
     bench_out(&b, DATA, 0x00);
     EXPECT_EQ(bench_in(&b, DATA), 0xfa);
     EXPECT_EQ(bench_in(&b, DATA), 0x41); /* set 2, translated */
-    for (u32 i = 0; i < 1000; i++) /* nobody reads: it stays bounded */
+    for (u32 i = 0; i < 1000; i++)       /* nobody reads: it stays bounded */
         i8042_key(b.dev, 0x1e, i & 1);
     EXPECT_EQ(bench_load(&b, "kbd.set=3"), -74);
     bench_free(&b);
