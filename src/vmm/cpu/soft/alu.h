@@ -100,11 +100,11 @@ static inline u64 alu_mov(unsigned size UNUSED, u64 a UNUSED, u64 b, u32 *fl UNU
         *fl = alu_flags(*fl, ax_, which);                                                      \
         return x_;                                                                             \
     }
-#define ALU_SH(name, ins, which, modulo)                                                       \
+#define ALU_SH(name, ins, which)                                                               \
     static inline u64 name(unsigned size, u64 a, u64 b, u32 *fl)                               \
     {                                                                                          \
         b &= size == 8 ? 63 : 31;                                                              \
-        if ((modulo) ? b % (8 * size + 1) == 0 : b == 0)                                       \
+        if (b == 0)                                                                            \
             return a;                                                                          \
         switch (size) {                                                                        \
         case 1:                                                                                \
@@ -117,13 +117,13 @@ static inline u64 alu_mov(unsigned size UNUSED, u64 a UNUSED, u64 b, u32 *fl UNU
             ALU_SH_CASE(u64, ins "q", which)                                                   \
         }                                                                                      \
     }
-ALU_SH(alu_shl, "shl", FL_STATUS, false)
-ALU_SH(alu_shr, "shr", FL_STATUS, false)
-ALU_SH(alu_sar, "sar", FL_STATUS, false)
-ALU_SH(alu_rol, "rol", FL_CF | FL_OF, false)
-ALU_SH(alu_ror, "ror", FL_CF | FL_OF, false)
-ALU_SH(alu_rcl, "rcl", FL_CF | FL_OF, true)
-ALU_SH(alu_rcr, "rcr", FL_CF | FL_OF, true)
+ALU_SH(alu_shl, "shl", FL_STATUS)
+ALU_SH(alu_shr, "shr", FL_STATUS)
+ALU_SH(alu_sar, "sar", FL_STATUS)
+ALU_SH(alu_rol, "rol", FL_CF | FL_OF)
+ALU_SH(alu_ror, "ror", FL_CF | FL_OF)
+ALU_SH(alu_rcl, "rcl", FL_CF | FL_OF)
+ALU_SH(alu_rcr, "rcr", FL_CF | FL_OF)
 
 /* SHLD, SHRD: b = the register shifted in, count beside it. */
 #define ALU_DSH_CASE(T, ins)                                                                   \
