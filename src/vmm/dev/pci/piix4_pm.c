@@ -13,7 +13,14 @@
 #include "base/error.h"
 #include "vmm/dev/pci/i440fx.h"
 
-enum { PMBA = 0x40, PMREGMISC = 0x80, PMIOSE = 0x01, SMBBA = 0x90, SMBHSTCFG = 0xd2 };
+enum {
+    PMBA = 0x40,
+    DEVACTB = 0x58,
+    PMREGMISC = 0x80,
+    PMIOSE = 0x01,
+    SMBBA = 0x90,
+    SMBHSTCFG = 0xd2
+};
 
 struct piix4_pm {
     struct pci_dev pci;
@@ -59,6 +66,9 @@ static bool piix4_pm_init(struct dev *d, GError **error)
     pci_put32(c, PMBA, 1);
     pci_put16(wm, PMBA, 0xffc0);
     wm[PMREGMISC] = PMIOSE;
+    /* SMIs on command are on already: SeaBIOS takes that as a sign that SMM is set up and does
+     * not wait for a handler that would never run. */
+    c[DEVACTB + 3] = 0x02;
     pci_put32(c, SMBBA, 1);
     pci_put16(wm, SMBBA, 0xfff0);
     wm[SMBHSTCFG] = 0x0f;
