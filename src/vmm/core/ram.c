@@ -9,6 +9,7 @@
 #include "vmm/core/ram.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -298,6 +299,72 @@ void ram_written(struct ram *r, const u8 *host, size_t n)
             return;
         }
     }
+}
+
+/* The whole pages of block[off, off + len). */
+static bool block_discard(struct ram *r, struct ram_block *b, u64 off, u64 len)
+{
+    u64 end = ROUND_DOWN(off + len, (u64)RAM_PAGE_SIZE);
+
+    off = ROUND_UP(off, (u64)RAM_PAGE_SIZE);
+    if (off >= end)
+        return true;
+    if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (s64)off,
+                  (s64)(end - off)) < 0)
+        return false;
+    block_written(r, b, off, end - off);
+    return true;
+}
+
+bool ram_discard(struct ram *r, gpa at, u64 len)
+{
+    bool ok = true, entered;
+
+    if (len > UINT64_MAX - at)
+        return false;
+    entered = core_enter();
+    const struct ram_map *m = ram_current(r);
+    for (u32 i = 0; i < m->n && len; i++) {
+        const struct ram_slot *s = &m->slot[i];
+
+        if (s->at + (s->len - 1) < at)
+            continue;
+        if (s->at > at) { /* a hole before this slot */
+            u64 gap = MIN(len, s->at - at);
+            ok = false;
+            at += gap;
+            len -= gap;
+            if (!len)
+                break;
+        }
+        u64 n = MIN(len, s->len - (at - s->at));
+        ok &= !s->rom && block_discard(r, s->block, s->off + (at - s->at), n);
+        at += n;
+        len -= n;
+    }
+    core_leave(entered);
+    return ok && !len;
+}
+
+bool iovs_discard(const struct iovs *v)
+{
+    struct ram *r = v->ram;
+    bool ok = true;
+
+    for (u32 i = v->cur; i < v->n; i++) {
+        const u8 *host = v->v[i].iov_base;
+        bool done = false;
+
+        for (u32 k = 0; k < r->n_blocks && !done; k++) {
+            struct ram_block *b = r->blocks[k];
+            if (host < b->host || host >= b->host + b->size)
+                continue;
+            u64 off = (u64)(host - b->host);
+            done = block_discard(r, b, off, MIN(v->v[i].iov_len, b->size - off));
+        }
+        ok &= done;
+    }
+    return ok;
 }
 
 void ram_set_watch(struct ram *r, void (*fn)(void *opaque, u64 index, u32 off, u32 len),

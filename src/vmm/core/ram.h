@@ -94,6 +94,10 @@ bool ram_fill(struct ram *, gpa at, u8 byte, size_t n) MUST_CHECK;
 /* For loaders: writes through to ROM too. */
 bool ram_load(struct ram *, gpa at, const void *from, size_t n) MUST_CHECK;
 
+/* Gives memory back to the host: whole 4 KiB pages inside the range read as zeroes from then
+ * on. false when some of it is not writable RAM (the rest is done nevertheless). */
+bool ram_discard(struct ram *, gpa at, u64 len);
+
 /* Atomic 8/16/32-bit loads and stores of naturally aligned guest memory (virtqueue indices). */
 bool ram_get_u16(const struct ram *, gpa at, u16 *ret) MUST_CHECK;
 bool ram_put_u16(struct ram *, gpa at, u16 val) MUST_CHECK;
@@ -122,6 +126,9 @@ bool iovs_skip(struct iovs *, size_t n) MUST_CHECK;
 /* After another party (preadv) has written into the pieces: marks them written. Call it while
  * v[] is as it was handed out. */
 void iovs_written(const struct iovs *);
+
+/* ram_discard() of all pieces that are left. */
+bool iovs_discard(const struct iovs *);
 
 /* --- for CPU backends, migration and display ------------------------------------------------
  */

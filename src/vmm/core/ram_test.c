@@ -40,6 +40,29 @@ TEST(ram_reads_what_was_written)
     ram_free(r);
 }
 
+TEST(ram_discards_whole_pages)
+{
+    struct ram_block *b;
+    struct ram *r = two_slots(&b);
+    u8 byte = 0;
+
+    EXPECT(ram_fill(r, 0, 0x5a, MiB));
+    EXPECT(ram_discard(r, 0x1800, 0x3000));
+    EXPECT(ram_get(r, 0x1fff, &byte, 1));
+    EXPECT_EQ(byte, 0x5a);
+    EXPECT_EQ(b->host[0x2000], 0);
+    EXPECT_EQ(b->host[0x3fff], 0);
+    EXPECT_EQ(b->host[0x4000], 0x5a);
+    EXPECT(ram_discard(r, 0x100, 0x10)); /* less than a page: nothing */
+    EXPECT_EQ(b->host[0x100], 0x5a);
+    EXPECT(!ram_discard(r, MiB - 0x1000, 0x2000));
+    EXPECT_EQ(b->host[MiB - 1], 0);
+    EXPECT(!ram_discard(r, UINT64_MAX - 10, 100));
+    EXPECT(!ram_discard(r, 0 - 64 * KiB, 0x1000)); /* ROM */
+    EXPECT_EQ(b->host[MiB - 64 * KiB], 0x5a);
+    ram_free(r);
+}
+
 TEST(ram_refuses_what_is_not_ram)
 {
     struct ram_block *b;

@@ -38,11 +38,17 @@ const struct dev_type *const dev_types[] = {
     &piix3_type,
     &piix4_pm_type,
     /* virtio/ */
+    &virtconsole_type,
+    &virtio_balloon_device_type,
+    &virtio_balloon_pci_type,
     &virtio_blk_device_type,
     &virtio_blk_pci_type,
     &virtio_net_device_type,
     &virtio_net_pci_type,
     &virtio_rng_device_type,
     &virtio_rng_pci_type,
+    &virtio_serial_device_type,
+    &virtio_serial_pci_type,
+    &virtserialport_type,
     NULL,
 };
