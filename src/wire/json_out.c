@@ -5,11 +5,21 @@
 #include <inttypes.h>
 #include <string.h>
 
+static void new_line(struct json_out *o)
+{
+    g_string_append_c(o->text, '\n');
+    for (u32 i = 0; i < o->depth; i++)
+        g_string_append(o->text, "    ");
+}
+
 static void value_begins(struct json_out *o)
 {
     if (o->comma)
-        g_string_append(o->text, ", ");
+        g_string_append(o->text, o->pretty ? "," : ", ");
+    if (o->pretty && o->depth && !o->keyed)
+        new_line(o);
     o->comma = true;
+    o->keyed = false;
 }
 
 void json_open(struct json_out *o, char bracket)
@@ -17,10 +27,14 @@ void json_open(struct json_out *o, char bracket)
     value_begins(o);
     g_string_append_c(o->text, bracket);
     o->comma = false;
+    o->depth++;
 }
 
 void json_close(struct json_out *o, char bracket)
 {
+    o->depth--;
+    if (o->pretty && o->comma)
+        new_line(o);
     g_string_append_c(o->text, bracket);
     o->comma = true;
 }
@@ -53,6 +67,7 @@ void json_key(struct json_out *o, const char *key)
     put_string(o, key);
     g_string_append(o->text, ": ");
     o->comma = false;
+    o->keyed = true;
 }
 
 void json_str(struct json_out *o, const char *value)

@@ -15,7 +15,10 @@
 
 struct json_out {
     GString *text;
-    bool comma; /* the next value is not the first */
+    bool comma;  /* the next value is not the first */
+    bool pretty; /* a line a value, indented */
+    bool keyed;  /* the next value belongs to the key just written */
+    u32 depth;
 };
 
 void json_open(struct json_out *, char bracket);

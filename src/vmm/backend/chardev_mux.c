@@ -27,6 +27,7 @@ struct mux {
     struct chardev *base;
     struct mux_user users[USERS_MAX];
     u32 n_users, focus;
+    u32 told; /* the user that believes it has the focus */
     bool escaped, terminal;
 };
 
@@ -52,8 +53,17 @@ static void mux_focus(struct mux *m, u32 to)
 {
     if (to == m->focus || to >= m->n_users)
         return;
-    user_event(m, m->focus, CHARDEV_FOCUS_OUT);
     m->focus = to;
+    chardev_accept(&m->c); /* the pump tells them */
+}
+
+/* On the main loop's next turn, so that users that attach one after the other see one focus. */
+static void mux_tell(struct mux *m)
+{
+    if (m->told == m->focus)
+        return;
+    user_event(m, m->told, CHARDEV_FOCUS_OUT);
+    m->told = m->focus;
     user_event(m, m->focus, CHARDEV_FOCUS_IN);
 }
 
@@ -62,6 +72,7 @@ static void mux_pump(struct chardev *c)
 {
     struct mux *m = mux_of(c);
 
+    mux_tell(m);
     for (u32 i = 0; i < m->n_users; i++) {
         struct mux_user *u = &m->users[i];
         while (u->n) {
@@ -174,9 +185,7 @@ static void mux_attach(struct chardev *c, const struct chardev_user *user, void 
     c->user = user; /* so that it counts as used */
     if (c->open)
         user_event(m, i, CHARDEV_OPENED);
-    if (i == 0)
-        user_event(m, i, CHARDEV_FOCUS_IN);
-    else if (!user->background)
+    if (!user->background)
         mux_focus(m, i);
 }
 
@@ -188,6 +197,7 @@ static void mux_detach(struct chardev *c, void *opaque)
         if (m->users[i].opaque != opaque)
             continue;
         m->n_users--;
+        m->told = USERS_MAX;
         memmove(&m->users[i], &m->users[i + 1], (m->n_users - i) * sizeof m->users[0]);
         if (m->focus > i || m->focus >= m->n_users)
             m->focus = m->focus ? m->focus - 1 : 0;
@@ -216,6 +226,7 @@ struct chardev *chardev_open_mux(struct vm *vm, const char *id, struct chardev *
     struct mux *m = (struct mux *)chardev_alloc(vm, &mux_ops, sizeof *m, id);
 
     m->base = base;
+    m->told = USERS_MAX;
     m->c.open = base->open;
     chardev_set_describe(&m->c, "mux:%s", base->describe);
     chardev_start(&m->c);

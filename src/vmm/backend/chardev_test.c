@@ -370,8 +370,14 @@ TEST(mux_moves_the_focus_and_escapes)
     EXPECT_STR(serial.got->str, "ad");
     EXPECT_STR(monitor.got->str, "b\001");
     EXPECT_EQ(monitor.breaks, 1);
-    EXPECT_EQ(monitor.focus_in, 2); /* it was alone at first */
+    EXPECT_EQ(monitor.focus_in, 1);
     EXPECT_EQ(serial.focus_in, 2);
+    EXPECT_EQ(write(fd, "\001c", 2), 2);
+    turn(&b);
+    EXPECT_EQ(monitor.focus_in, 2);
+    EXPECT_EQ(write(fd, "\001c", 2), 2);
+    turn(&b);
+    EXPECT_EQ(serial.focus_in, 3);
     chardev_write(c, "hello", 5);
     EXPECT_EQ(read(fd, buf, sizeof buf), 5);
     EXPECT_EQ(write(fd, "\001h", 2), 2);

@@ -6,7 +6,7 @@
  * runs on the main thread.  Open monitors before the guest runs, so that they miss no event.
  *
  *   -qmp unix:PATH,server=on,wait=off   c = chardev_new(vm, "compat_monitor0", spec, error),
- *                                       monitor_open_qmp(vm, c, error)
+ *                                       monitor_open_qmp(vm, c, false, error)
  *   -monitor stdio, -serial mon:stdio   likewise, monitor_open_hmp()
  */
 #pragma once
@@ -18,8 +18,8 @@
 struct vm;
 struct chardev;
 
-/* false when the chardev has another user already (and, for QMP, when it is a mux). */
-bool monitor_open_qmp(struct vm *, struct chardev *, GError **error);
+/* false when the chardev has another user already. pretty: a line a value (-qmp-pretty). */
+bool monitor_open_qmp(struct vm *, struct chardev *, bool pretty, GError **error);
 bool monitor_open_hmp(struct vm *, struct chardev *, GError **error);
 /* Before chardev_free_all(). */
 void monitor_close_all(struct vm *);

@@ -9,7 +9,7 @@
 #include "wire/json_out.h"
 #include "wire/qmp/qmp_args.h"
 
-G_DEFINE_QUARK(posada-qmp-error-quark, qmp_error)
+G_DEFINE_QUARK(posada - qmp - error - quark, qmp_error)
 
 bool qmp_fail(GError **error, enum qmp_class class, const char *fmt, ...)
 {
@@ -68,7 +68,8 @@ bool qmp_request_read(JsonNode *node, struct qmp_request *ret, GError **error)
                                 "QMP input member 'arguments' must be an object");
             ret->arguments = json_node_get_object(member);
         } else if (strcmp(key, "id") != 0) {
-            return qmp_fail(error, QMP_GENERIC_ERROR, "QMP input member '%s' is unexpected", key);
+            return qmp_fail(error, QMP_GENERIC_ERROR, "QMP input member '%s' is unexpected",
+                            key);
         }
     }
     return ret->execute ||
@@ -78,7 +79,8 @@ bool qmp_request_read(JsonNode *node, struct qmp_request *ret, GError **error)
 /* ---- arguments ---- */
 
 /* true with *ret NULL: not given, and need not be. */
-static bool arg_get(JsonObject *args, const char *name, bool *has, JsonNode **ret, GError **error)
+static bool arg_get(JsonObject *args, const char *name, bool *has, JsonNode **ret,
+                    GError **error)
 {
     *ret = args ? json_object_get_member(args, name) : NULL;
     if (has)
@@ -88,8 +90,8 @@ static bool arg_get(JsonObject *args, const char *name, bool *has, JsonNode **re
 
 static bool arg_type(const char *name, const char *type, GError **error)
 {
-    return qmp_fail(error, QMP_GENERIC_ERROR, "Invalid parameter type for '%s', expected: %s", name,
-                    type);
+    return qmp_fail(error, QMP_GENERIC_ERROR, "Invalid parameter type for '%s', expected: %s",
+                    name, type);
 }
 
 static bool is_value(JsonNode *n, GType type)
@@ -97,7 +99,8 @@ static bool is_value(JsonNode *n, GType type)
     return JSON_NODE_HOLDS_VALUE(n) && json_node_get_value_type(n) == type;
 }
 
-bool qmp_arg_str(JsonObject *args, const char *name, bool *has, const char **ret, GError **error)
+bool qmp_arg_str(JsonObject *args, const char *name, bool *has, const char **ret,
+                 GError **error)
 {
     JsonNode *n;
 
@@ -166,7 +169,8 @@ bool qmp_arg_any(JsonObject *args, const char *name, bool *has, JsonNode **ret, 
     return arg_get(args, name, has, ret, error);
 }
 
-bool qmp_arg_array(JsonObject *args, const char *name, bool *has, JsonArray **ret, GError **error)
+bool qmp_arg_array(JsonObject *args, const char *name, bool *has, JsonArray **ret,
+                   GError **error)
 {
     JsonNode *n;
 
@@ -179,7 +183,8 @@ bool qmp_arg_array(JsonObject *args, const char *name, bool *has, JsonArray **re
     return true;
 }
 
-bool qmp_arg_object(JsonObject *args, const char *name, bool *has, JsonObject **ret, GError **error)
+bool qmp_arg_object(JsonObject *args, const char *name, bool *has, JsonObject **ret,
+                    GError **error)
 {
     JsonNode *n;
 
@@ -192,8 +197,8 @@ bool qmp_arg_object(JsonObject *args, const char *name, bool *has, JsonObject **
     return true;
 }
 
-bool qmp_arg_enum(JsonObject *args, const char *name, bool *has, const char *const *names, int *ret,
-                  GError **error)
+bool qmp_arg_enum(JsonObject *args, const char *name, bool *has, const char *const *names,
+                  int *ret, GError **error)
 {
     const char *text = NULL;
 
@@ -205,8 +210,8 @@ bool qmp_arg_enum(JsonObject *args, const char *name, bool *has, const char *con
             return true;
         }
     }
-    return !text || qmp_fail(error, QMP_GENERIC_ERROR, "Parameter '%s' does not accept value '%s'",
-                             name, text);
+    return !text || qmp_fail(error, QMP_GENERIC_ERROR,
+                             "Parameter '%s' does not accept value '%s'", name, text);
 }
 
 bool qmp_args_known(JsonObject *args, const char *const *names, GError **error)

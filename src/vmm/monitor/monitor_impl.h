@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* monitor_impl.h - what the kinds of monitors share; included in this folder only. */
+#pragma once
+
+#include "vmm/core/vm.h"
+#include "vmm/monitor/monitor.h"
+
+struct monitor {
+    struct vm *vm;
+    struct chardev *chardev;
+    GString *out; /* what the chardev has not taken yet */
+    void (*event)(struct monitor *, enum vm_event, enum vm_cause); /* may be NULL */
+    void (*free)(struct monitor *);
+};
+
+/* Beyond this the other side has to read before it may say more. */
+enum { MONITOR_OUT_HIGH = 256 * 1024, MONITOR_OUT_MAX = 4 * 1024 * 1024 };
+
+bool monitor_check(struct chardev *, GError **error);
+void monitor_add(struct monitor *, struct vm *, struct chardev *);
+void monitor_clear(struct monitor *); /* frees what monitor_add() made */
+void monitor_put(struct monitor *, const char *text, size_t n);
+void monitor_flush(struct monitor *);
+/* Room for input: none while too much output waits. */
+size_t monitor_room(const struct monitor *);
+
+/* ---- QMP ---- */
+
+struct json_out;
+
+void qmp_event_put(struct json_out *, struct vm *, enum vm_event, enum vm_cause);
+void qmp_version_put(struct json_out *);
+
+/* ---- the human monitor ---- */
+
+struct hmp_command {
+    const char *name, *args, *help;
+    void (*run)(struct vm *, const char *args, GString *to);
+};
+extern const struct hmp_command hmp_commands[]; /* ends with name NULL */
+extern const struct hmp_command hmp_infos[];
+void hmp_memory(struct vm *, const char *args, bool physical, GString *to);
+void hmp_print(struct vm *, const char *args, GString *to);
+/* Names that begin with this, to complete it; *ret_common (g_free) is their common beginning.
+ */
+u32 hmp_complete(const char *line, char **ret_common, GString *list);
+
+/* A line editor; its text is what has been typed. */
+enum { LINE_MAX_BYTES = 1024, LINE_HISTORY = 32 };
+struct line_edit {
+    char text[LINE_MAX_BYTES];
+    u32 len, at;
+    u8 escape; /* inside an escape sequence: 1 after ESC, 2 after ESC [, 3 parameters */
+    char *history[LINE_HISTORY]; /* newest last */
+    u32 n_history, shown;
+};
+/* One key. What the terminal shall do goes to `echo`. true: the line is complete. */
+bool line_key(struct line_edit *, u8 key, const char *prompt, GString *echo);
+void line_redraw(const struct line_edit *, const char *prompt, GString *echo);
+void line_done(struct line_edit *); /* into the history; a new line begins */
+void line_clear(struct line_edit *);
