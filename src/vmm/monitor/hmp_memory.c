@@ -116,7 +116,7 @@ static u64 expr_unary(struct expr *e)
         skip_space(e);
         if (*e->at == ')')
             e->at++;
-        else
+        else if (!e->error)
             e->error = "')' expected";
         break;
     case '-':
@@ -133,7 +133,7 @@ static u64 expr_unary(struct expr *e)
         break;
     default:
         if (!isdigit((unsigned char)*e->at)) {
-            e->error = "number expected";
+            e->error = "number expected"; /* no error yet: checked above */
             break;
         }
         v = strtoull(e->at, &end, 0);
