@@ -30,6 +30,8 @@ typedef unsigned long ul; /* as wide as a register */
 #define UCS 0x2b
 #define UDS 0x23
 #define SZ  "q"
+#define SP  "rsp"
+#define BX  "rbx"
 struct frame {
     u64 r15, r14, r13, r12, r11, r10, r9, r8, di, si, bp, bx, dx, cx, ax;
     u64 vector, error, ip, cs, flags, sp, ss;
@@ -46,6 +48,8 @@ struct gate {
 #define UCS 0x1b
 #define UDS 0x23
 #define SZ  "l"
+#define SP  "esp"
+#define BX  "ebx"
 struct frame {
     u32 di, si, bp, osp, bx, dx, cx, ax, ds, es, fs, gs;
     u32 vector, error, ip, cs, flags, sp, ss; /* sp, ss: from ring 3 only */
@@ -83,15 +87,22 @@ void gate_set(u8 vector, void *handler, u8 type, u16 sel);
  * Runs one instruction (or a few) that may raise an exception, and goes on behind it.  TRY is
  * followed by a comma and operands as in asm.  exc.ip - exc_at tells how far it came.
  */
-#define TRY(code, ...)                                                                         \
+#define TRY_BETWEEN(before, code, after, ...)                                                  \
     do {                                                                                       \
         exc_count = 0;                                                                         \
         exc.vector = 0xff;                                                                     \
+        barrier();                                                                             \
         __asm__ volatile("mov" SZ " $2f, exc_at\n"                                             \
-                         "mov" SZ " $3f, exc_resume\n"                                         \
+                         "mov" SZ " $3f, exc_resume\n" before "\n"                             \
                          "2: " code "\n"                                                       \
-                         "3: mov" SZ " $0, exc_resume\n" __VA_ARGS__);                         \
+                         "3: mov" SZ " $0, exc_resume\n" after "\n" __VA_ARGS__);              \
+        barrier();                                                                             \
     } while (0)
+#define TRY(code, ...) TRY_BETWEEN("", code, "", __VA_ARGS__)
+/* A call whose target may not be executable: the stack is put right after. */
+#define TRY_CALL(to, ...)                                                                      \
+    TRY_BETWEEN("mov %%" SP ", %%" BX, "call *%0", "mov %%" BX ", %%" SP, ::"r"(to)            \
+                : BX, "memory", ##__VA_ARGS__)
 enum { NONE = 0xff };
 /* The exception of the last TRY, its error code and where its return address points. */
 void check_exc(const char *name, u32 vector, u32 error, long off);
