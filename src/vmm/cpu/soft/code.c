@@ -172,11 +172,9 @@ static void block_drop(struct code_cache *cc, struct block *b)
     if (*p)
         *p = b->hash_next;
     b->dead = true;
-    for (struct link *l = b->incoming, *next; l; l = next) {
-        next = l->next;
-        link_cut(cc, l);
-    }
-    b->incoming = NULL;
+    for (u32 k = b->incoming; k; k = cc->links[k - 1].next)
+        link_cut(cc, &cc->links[k - 1]);
+    b->incoming = 0;
     /* jmp poll_exit; the entry is 16-byte aligned, so eight bytes change at once */
     u64 bytes = *(u64 *)(void *)(cc->rw + b->code);
     u32 rel = b->poll_exit - (b->code + 5);
@@ -352,7 +350,7 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
             (l->from->mode & ~CODE_NOSHARE) == to->mode) {
             l->to = to;
             l->next = to->incoming;
-            to->incoming = l;
+            to->incoming = n + 1;
             put32(cc, l->at, to->code);
             cc->n_links_made++;
         }

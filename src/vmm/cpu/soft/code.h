@@ -49,7 +49,6 @@ struct site {   /* one guest instruction in a block */
     bool shared; /* its check covers more than its own access: may fail needlessly */
 };
 
-struct link;
 struct block {
     struct block *hash_next, *page_next;
     u64 page;
@@ -58,12 +57,12 @@ struct block {
     bool dead;
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
-    struct link *incoming;
+    u32 incoming; /* index of a link + 1, 0: none */
     struct site *sites;
 };
 
 struct link {          /* a direct jump that leaves a block for another of the same page */
-    struct link *next; /* of the target's incoming list */
+    u32 next;   /* of the target's incoming list: index + 1 */
     u32 at;            /* offset of the rel32 */
     u32 stub;          /* where it points while unlinked */
     s32 target;        /* offset in the page */

@@ -239,6 +239,13 @@ static const u8 *find_code(struct soft_vcpu *v)
     return b ? v->code_base + b->code : NULL;
 }
 
+static void forget_code(struct soft_vcpu *v)
+{
+    u64 va = v->s.rip;
+
+    v->jump_cache[((u32)va ^ (u32)(va >> 12)) & (JUMP_CACHE_SIZE - 1)].gen = 0;
+}
+
 /* The instruction that left its block in the middle. Was its check a shared one? */
 static bool rewind_to_site(struct soft_vcpu *v)
 {
@@ -297,6 +304,9 @@ static int run_code(struct soft_vcpu *v)
             rewind_to_site(v);
             return interpret_one(v);
         default:
+            /* Events; or the block was dropped, and the jump cache still has it. */
+            if (!v->poll)
+                forget_code(v);
             return SOFT_GO;
         }
         if (v->poll)
