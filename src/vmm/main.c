@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/vm.h"
+#include "vmm/monitor/monitor.h"
 #include "vmm/options.h"
 
 struct program {
@@ -134,6 +135,34 @@ static bool daemon_ready(struct program *p, GError **error)
     return true;
 }
 
+/* The -monitor, -qmp and -mon ones, and one for each -serial mon:... */
+static bool monitors_open(struct program *p, GError **error)
+{
+    for (guint i = 0; i < p->o->monitors->len; i++) {
+        const struct monitor_desc *d = p->o->monitors->pdata[i];
+        g_autofree char *id = g_strdup_printf("compat_monitor%u", i);
+        g_autoptr(GError) why = NULL;
+        struct chardev *c = chardev_new(p->vm, id, d->chardev, &why);
+        /* -monitor mon:stdio and -qmp none are possible, if of little use. */
+        bool ok = !why && (!c || (d->qmp ? monitor_open_qmp(p->vm, c, d->pretty, &why)
+                                         : monitor_open_hmp(p->vm, c, &why)));
+        if (!ok) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&why),
+                                       "%s: ", d->qmp ? "-qmp" : "-monitor");
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < SERIALS_MAX; i++) {
+        const char *spec = p->o->machine->serial[i];
+        g_autofree char *id = g_strdup_printf("serial%u", i);
+        struct chardev *c = chardev_find(p->vm, id);
+
+        if (spec && g_str_has_prefix(spec, "mon:") && c && !monitor_open_hmp(p->vm, c, error))
+            return false;
+    }
+    return true;
+}
+
 static bool start(struct program *p, GError **error)
 {
     g_autofree char *why = NULL;
@@ -149,6 +178,8 @@ static bool start(struct program *p, GError **error)
     p->vm = machine_vm(p->machine);
     vm_listen(p->vm, on_event, p);
     signals_watch(p);
+    if (!monitors_open(p, error))
+        return false;
     return daemon_ready(p, error);
 }
 
@@ -160,6 +191,8 @@ static void stop(struct program *p)
         g_source_destroy(p->signals[i]);
         g_source_unref(p->signals[i]);
     }
+    if (p->machine)
+        monitor_close_all(p->vm);
     machine_free(p->machine);
     if (p->pidfile >= 0)
         unlink(p->o->pidfile);

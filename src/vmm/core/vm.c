@@ -112,13 +112,22 @@ struct vm *vm_new(void)
     return vm;
 }
 
+void vm_free_devs(struct vm *vm)
+{
+    clock_stop(vm);
+    while (vm->devs->len)
+        dev_free(vm->devs->pdata[vm->devs->len - 1]);
+}
+
 void vm_free(struct vm *vm)
 {
     if (!vm)
         return;
-    clock_stop(vm);
-    while (vm->devs->len)
-        dev_free(vm->devs->pdata[vm->devs->len - 1]);
+    vm_free_devs(vm);
+    if (vm->nets)
+        g_ptr_array_unref(vm->nets);
+    if (vm->monitors)
+        g_ptr_array_unref(vm->monitors);
     g_source_destroy(vm->request_source);
     g_source_unref(vm->request_source);
     g_main_loop_unref(vm->loop);

@@ -104,6 +104,8 @@ struct vm {
 struct vm *vm_new(void);
 /* After cpu_close(). Frees the devices, last realized first, then buses and RAM. */
 void vm_free(struct vm *);
+/* The devices alone, newest first: before what they stand on (netdevs, chardevs) goes. */
+void vm_free_devs(struct vm *);
 void vm_lock(struct vm *); /* topology; never held across vm_stop() or vm_reset() */
 void vm_unlock(struct vm *);
 

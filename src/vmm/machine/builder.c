@@ -74,6 +74,9 @@ static bool make_nets(struct machine *m, GError **error)
             return false;
         }
         g_hash_table_insert(m->nets, g_strdup(machine_id_of(opts)), n);
+        if (!m->vm->nets)
+            m->vm->nets = g_ptr_array_new();
+        g_ptr_array_add(m->vm->nets, n);
     }
     return true;
 }
@@ -238,7 +241,7 @@ struct machine *machine_build(const struct machine_desc *desc, GError **error)
 }
 
 /* Devices go before what they stand on: drives finish their requests while the devices that
- * asked still exist, then devices, then the images themselves. */
+ * asked still exist, then devices, then the host ends themselves. */
 void machine_free(struct machine *m)
 {
     GHashTableIter it;
@@ -247,14 +250,15 @@ void machine_free(struct machine *m)
     if (!m)
         return;
     cpu_close(m->vm);
-    g_hash_table_iter_init(&it, m->nets);
-    while (g_hash_table_iter_next(&it, NULL, &v))
-        net_free(v);
     g_hash_table_iter_init(&it, m->images);
     while (g_hash_table_iter_next(&it, NULL, &v))
         image_drain(v);
-    chardev_free_all(m->vm);
     pc_intc_free(m->vm);
+    vm_free_devs(m->vm);
+    g_hash_table_iter_init(&it, m->nets);
+    while (g_hash_table_iter_next(&it, NULL, &v))
+        net_free(v);
+    chardev_free_all(m->vm);
     vm_free(m->vm);
     g_hash_table_iter_init(&it, m->images);
     while (g_hash_table_iter_next(&it, NULL, &v))
