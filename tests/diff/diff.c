@@ -687,7 +687,10 @@ static void print_sequence(void)
         if (insn_decode(code + at, 15, MODE_64, &i) != 0)
             break;
         insn_format(&i, CODE_VA + at, text, sizeof text);
-        printf("    %#x: %s\n", CODE_VA + at, text);
+        printf("    %#x: %s  ;", CODE_VA + at, text);
+        for (u32 q = 0; q < i.len; q++)
+            printf(" %02x", i.bytes[q]);
+        printf("\n");
         at += i.len;
     }
 }

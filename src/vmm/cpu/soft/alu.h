@@ -155,6 +155,82 @@ ALU_SH(alu_rcr, "rcr", FL_CF | FL_OF)
 ALU_DSH(alu_shld, "shld")
 ALU_DSH(alu_shrd, "shrd")
 
+/*
+ * The one-operand multiplications and divisions: hi:lo with b; sizes 2, 4, 8. Flags go in, as
+ * processors leave some alone.  The caller has made sure that a division does not overflow.
+ */
+#define ALU_WIDE_CASE(T, ins)                                                                  \
+    {                                                                                          \
+        u64 lo_ = *lo, hi_ = *hi;                                                              \
+        u32 ax_ = ((*fl & 0xd5) | 2) << 8 | ((*fl >> 11) & 1);                                 \
+        __asm__("xchgq %%rax,%q[ax]\n\taddb $0x7f,%%al\n\tsahf\n\txchgq %%rax,%q[ax]\n\t" ins  \
+                " %[b]\n\txchgq %%rax,%q[ax]\n\tlahf\n\tseto %%al\n\txchgq %%rax,%q[ax]"       \
+                : "+a"(lo_), "+d"(hi_), [ax] "+r"(ax_)                                         \
+                : [b] "r"((T)b)                                                                \
+                : "cc");                                                                       \
+        *lo = (T)lo_;                                                                          \
+        *hi = (T)hi_;                                                                          \
+        *fl = alu_flags(*fl, ax_, FL_STATUS);                                                  \
+    }                                                                                          \
+    break
+#define ALU_WIDE(name, ins)                                                                    \
+    static inline void name(unsigned size, u64 *lo, u64 *hi, u64 b, u32 *fl)                   \
+    {                                                                                          \
+        switch (size) {                                                                        \
+        case 2:                                                                                \
+            ALU_WIDE_CASE(u16, ins "w");                                                       \
+        case 4:                                                                                \
+            ALU_WIDE_CASE(u32, ins "l");                                                       \
+        default:                                                                               \
+            ALU_WIDE_CASE(u64, ins "q");                                                       \
+        }                                                                                      \
+    }
+ALU_WIDE(alu_mul, "mul")
+ALU_WIDE(alu_imul, "imul")
+ALU_WIDE(alu_div, "div")
+ALU_WIDE(alu_idiv, "idiv")
+/* Bytes: AX with b. */
+#define ALU_WIDE8(name, ins)                                                                   \
+    static inline u64 name(u64 a, u64 b, u32 *fl)                                              \
+    {                                                                                          \
+        u32 ax_ = ((*fl & 0xd5) | 2) << 8 | ((*fl >> 11) & 1);                                 \
+        __asm__("xchgq %%rax,%q[ax]\n\taddb $0x7f,%%al\n\tsahf\n\txchgq %%rax,%q[ax]\n\t" ins  \
+                "b %[b]\n\txchgq %%rax,%q[ax]\n\tlahf\n\tseto %%al\n\txchgq %%rax,%q[ax]"      \
+                : "+a"(a), [ax] "+r"(ax_)                                                      \
+                : [b] "r"((u8)b)                                                               \
+                : "cc");                                                                       \
+        *fl = alu_flags(*fl, ax_, FL_STATUS);                                                  \
+        return a & 0xffff;                                                                     \
+    }
+ALU_WIDE8(alu_mul8, "mul")
+ALU_WIDE8(alu_imul8, "imul")
+ALU_WIDE8(alu_div8, "div")
+ALU_WIDE8(alu_idiv8, "idiv")
+
+/* IMUL with two operands. */
+#define ALU_IMUL2_CASE(T, ins)                                                                 \
+    {                                                                                          \
+        T x_ = (T)a;                                                                           \
+        u32 ax_ = ((*fl & 0xd5) | 2) << 8 | ((*fl >> 11) & 1);                                 \
+        __asm__("addb $0x7f,%%al\n\tsahf\n\t" ins " %[b],%[x]" ALU_TAIL                        \
+                : [x] "+r"(x_), "+a"(ax_)                                                      \
+                : [b] "r"((T)b)                                                                \
+                : "cc");                                                                       \
+        *fl = alu_flags(*fl, ax_, FL_STATUS);                                                  \
+        return x_;                                                                             \
+    }
+static inline u64 alu_imul2(unsigned size, u64 a, u64 b, u32 *fl)
+{
+    switch (size) {
+    case 2:
+        ALU_IMUL2_CASE(u16, "imulw")
+    case 4:
+        ALU_IMUL2_CASE(u32, "imull")
+    default:
+        ALU_IMUL2_CASE(u64, "imulq")
+    }
+}
+
 /* Bit operations: b = bit number within the operand. Only CF changes. */
 static inline u32 bit_flag(u32 fl, u64 a, u64 b)
 {

@@ -293,6 +293,34 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
         z.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z.mnemonic == ZYDIS_MNEMONIC_VZEROALL ||
         z.mnemonic == ZYDIS_MNEMONIC_EMMS)
         i->vector = true;
+    /* Zydis 4.0 sees R13 as a base where mod 0 with base 5 means "disp32 alone". */
+    if (i->has_mem && i->adsize != 2 && (i->modrm & 0xc7) == 4 &&
+        (bytes[i->modrm_at + 1] & 7) == 5 && i->base != GPR_NONE) {
+        s32 disp;
+
+        memcpy(&disp, bytes + i->modrm_at + 2, 4);
+        i->base = GPR_NONE;
+        i->disp = disp;
+        i->disp_at = i->modrm_at + 2;
+        i->disp_size = 4;
+        if (!i->seg_override)
+            i->seg = DS;
+    }
+    /* And PAUSE where REX.B makes it XCHG R8, RAX. */
+    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && (i->rex & 1)) {
+        u8 size = i->rex & 8 ? 8 : i->prefixes & PFX_66 ? 2 : 4;
+
+        i->mnem = ZYDIS_MNEMONIC_XCHG;
+        i->opsize = size;
+        i->nops = 2;
+        i->op[0] = (struct insn_op){ OP_GPR, 8, size, OP_READ | OP_WRITE };
+        i->op[1] = (struct insn_op){ OP_GPR, 0, size, OP_READ | OP_WRITE };
+    }
+    /* CVTTSD2SI r, m and the like show general registers alone. */
+    if (z.meta.category == ZYDIS_CATEGORY_CONVERT &&
+        (z.meta.isa_set == ZYDIS_ISA_SET_SSE || z.meta.isa_set == ZYDIS_ISA_SET_SSE2 ||
+         z.meta.isa_set == ZYDIS_ISA_SET_AVX))
+        i->vector = true;
     i->avx = i->enc == ENC_VEX && i->vector;
     if (z.cpu_flags) {
         const ZydisAccessedFlags *f = z.cpu_flags;

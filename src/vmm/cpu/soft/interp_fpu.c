@@ -31,6 +31,10 @@ static const struct isa_rule isa_rules[] = {
     YES(I486),
     YES(PPRO),
     YES(FAT_NOP),
+    YES(LONGMODE),
+    YES(PENTIUMREAL),
+    YES(I486REAL),
+    YES(I286REAL),
     IF(FCMOV, W_1_EDX, 15),
     IF(PENTIUMMMX, W_1_EDX, 23),
     IF(SSE, W_1_EDX, 25),
@@ -136,7 +140,9 @@ static bool aligned_only(const struct insn *i)
             return false;
         }
     }
-    if (i->mem_size16 != 16 || !has_op(i, OP_XMM))
+    if (i->mem_size16 != 16 || is_x87(i))
+        return false;
+    if (i->isa == ZYDIS_ISA_SET_SHA) /* processors differ; the host decides */
         return false;
     switch (i->mnem) {
     case ZYDIS_MNEMONIC_MOVUPS:
@@ -169,18 +175,19 @@ static void area_write(struct soft_vcpu *v, u64 la, const void *from, unsigned n
  */
 static void run_native(struct soft_vcpu *v, const struct insn *i)
 {
-    u8 buf[128] __attribute__((aligned(64)));
+    u8 room[192] __attribute__((aligned(64))), *buf = room;
     unsigned n = i->has_mem && !i->mem_agen ? i->mem_size16 : 0;
     bool wr = n && (i->mem_access & OP_WRITE);
     u64 la = 0;
     int vec;
 
-    if (n > sizeof buf)
+    if (n > 128)
         throw_ud(v);
     if (n) {
         la = mem_linear(v, i, 0, n, wr);
         if (i->vector && aligned_only(i) && (la & (n - 1)))
             throw_gp(v);
+        buf = room + (la & 63); /* misaligned as the guest's */
         if (wr)
             lin_probe(v, la, n);
         /* An x87 store may leave memory as it is. */

@@ -359,35 +359,28 @@ static void op_cmpxchg16b(struct soft_vcpu *v, const struct insn *i)
 /* ---- multiply, divide
  * -------------------------------------------------------------------------
  */
-/* The one-operand forms on AX, DX:AX, EDX:EAX, RDX:RAX. */
 static void mul_wide(struct soft_vcpu *v, const struct insn *i, bool sign)
 {
     unsigned size = i->op[0].size;
-    u64 a = gpr_get(v, RAX, size), b = op_get(v, i, 0), lo, hi;
+    u64 b = op_get(v, i, 0), lo, hi;
     u32 fl = (u32)v->s.rflags;
-    bool over;
 
-    if (size == 8) {
-        unsigned __int128 r =
-            sign ? (unsigned __int128)((__int128)(s64)a * (s64)b) : (unsigned __int128)a * b;
-
-        lo = (u64)r;
-        hi = (u64)(r >> 64);
-        over = sign ? hi != (u64)((s64)lo >> 63) : hi != 0;
-    } else {
-        u64 r = sign ? (u64)((s64)sext(a, size) * (s64)sext(b, size)) : a * b;
-
-        lo = r & mask_of(size);
-        hi = (r >> (8 * size)) & mask_of(size);
-        over = sign ? sext(lo, size) != sext(r, 2 * size) : hi != 0;
-    }
     if (size == 1) {
-        gpr_set(v, RAX, 2, hi << 8 | lo);
-    } else {
-        gpr_set(v, RAX, size, lo);
-        gpr_set(v, RDX, size, hi);
+        u64 a = gpr_get(v, RAX, 1);
+
+        gpr_set(v, RAX, 2, sign ? alu_imul8(a, b, &fl) : alu_mul8(a, b, &fl));
+        v->s.rflags = fl;
+        return;
     }
-    v->s.rflags = (fl & ~(u32)(FL_CF | FL_OF)) | (over ? FL_CF | FL_OF : 0);
+    lo = gpr_get(v, RAX, size);
+    hi = gpr_get(v, RDX, size);
+    if (sign)
+        alu_imul(size, &lo, &hi, b, &fl);
+    else
+        alu_mul(size, &lo, &hi, b, &fl);
+    gpr_set(v, RAX, size, lo);
+    gpr_set(v, RDX, size, hi);
+    v->s.rflags = fl;
 }
 
 static void op_mul(struct soft_vcpu *v, const struct insn *i)
@@ -397,98 +390,80 @@ static void op_mul(struct soft_vcpu *v, const struct insn *i)
 
 static void op_imul(struct soft_vcpu *v, const struct insn *i)
 {
-    unsigned size = i->op[0].size;
-    u64 a, b;
-    s64 r;
-    bool over;
+    unsigned first = i->nops == 2 ? 0 : 1;
+    u32 fl = (u32)v->s.rflags;
 
     if (i->nops == 1) {
         mul_wide(v, i, true);
         return;
     }
-    a = sext(op_get(v, i, i->nops == 2 ? 0 : 1), size);
-    b = sext(op_get(v, i, i->nops == 2 ? 1 : 2), size);
-    over = __builtin_mul_overflow((s64)a, (s64)b, &r);
-    if (size < 8)
-        over = sext((u64)r, size) != (u64)r;
-    op_set(v, i, 0, (u64)r);
-    v->s.rflags = (v->s.rflags & ~(u64)(FL_CF | FL_OF)) | (over ? FL_CF | FL_OF : 0);
+    op_set(v, i, 0,
+           alu_imul2(i->op[0].size, op_get(v, i, first), op_get(v, i, first + 1), &fl));
+    v->s.rflags = fl;
 }
 
 static void op_div(struct soft_vcpu *v, const struct insn *i)
 {
     unsigned size = i->op[0].size;
-    u64 d = op_get(v, i, 0), hi, lo, q, r;
+    u64 d = op_get(v, i, 0), hi, lo;
+    u32 fl = (u32)v->s.rflags;
 
     if (size == 1) {
-        hi = (v->s.gpr[RAX] >> 8) & 0xff;
-        lo = v->s.gpr[RAX] & 0xff;
-    } else {
-        hi = gpr_get(v, RDX, size);
-        lo = gpr_get(v, RAX, size);
+        lo = gpr_get(v, RAX, 2);
+        if (lo >> 8 >= d)
+            throw_vec(v, EXC_DE);
+        gpr_set(v, RAX, 2, alu_div8(lo, d, &fl));
+        v->s.rflags = fl;
+        return;
     }
+    hi = gpr_get(v, RDX, size);
+    lo = gpr_get(v, RAX, size);
     if (hi >= d) /* d == 0, too */
         throw_vec(v, EXC_DE);
-    if (size == 8) {
-        __asm__("divq %4" : "=a"(q), "=d"(r) : "a"(lo), "d"(hi), "r"(d) : "cc");
-    } else {
-        u64 n = hi << (8 * size) | lo;
+    alu_div(size, &lo, &hi, d, &fl);
+    gpr_set(v, RAX, size, lo);
+    gpr_set(v, RDX, size, hi);
+    v->s.rflags = fl;
+}
 
-        q = n / d;
-        r = n % d;
-    }
-    if (size == 1) {
-        gpr_set(v, RAX, 2, r << 8 | q);
-    } else {
-        gpr_set(v, RAX, size, q);
-        gpr_set(v, RDX, size, r);
-    }
+/* Does n / d fit into a signed number of `bits` bits? By magnitudes. */
+static bool quotient_fits(__int128 n, s64 d, unsigned bits)
+{
+    unsigned __int128 un = n < 0 ? -(unsigned __int128)n : (unsigned __int128)n;
+    u64 ud = d < 0 ? -(u64)d : (u64)d;
+    unsigned __int128 max = ((unsigned __int128)1 << (bits - 1)) - ((n < 0) == (d < 0));
+
+    /* |n| / |d| <= max */
+    return ud && un < (max + 1) * ud;
 }
 
 static void op_idiv(struct soft_vcpu *v, const struct insn *i)
 {
     unsigned size = i->op[0].size;
-    u64 d = sext(op_get(v, i, 0), size), q, r;
+    u64 d = sext(op_get(v, i, 0), size), hi, lo;
+    u32 fl = (u32)v->s.rflags;
+    __int128 n;
 
-    if (!d)
-        throw_vec(v, EXC_DE);
-    if (size == 8) {
-        __int128 n = (__int128)((unsigned __int128)v->s.gpr[RDX] << 64 | v->s.gpr[RAX]);
-        unsigned __int128 un = n < 0 ? -(unsigned __int128)n : (unsigned __int128)n;
-        u64 ud = (s64)d < 0 ? -d : d, uq, ur;
-        bool neg = (n < 0) != ((s64)d < 0);
-
-        if ((u64)(un >> 64) >= ud)
-            throw_vec(v, EXC_DE);
-        __asm__("divq %4"
-                : "=a"(uq), "=d"(ur)
-                : "a"((u64)un), "d"((u64)(un >> 64)), "r"(ud)
-                : "cc");
-        if (uq > (u64)INT64_MAX + neg)
-            throw_vec(v, EXC_DE);
-        q = neg ? -uq : uq;
-        r = n < 0 ? -ur : ur;
-    } else {
-        s64 n, max = (s64)(mask_of(size) >> 1);
-
-        if (size == 1)
-            n = (s16)v->s.gpr[RAX];
-        else
-            n = (s64)sext(gpr_get(v, RDX, size) << (8 * size) | gpr_get(v, RAX, size),
-                          2 * size);
-        if (n == INT64_MIN && d == ~0ull)
-            throw_vec(v, EXC_DE);
-        q = (u64)(n / (s64)d);
-        r = (u64)(n % (s64)d);
-        if ((s64)q > max || (s64)q < -max - 1)
-            throw_vec(v, EXC_DE);
-    }
     if (size == 1) {
-        gpr_set(v, RAX, 2, (r & 0xff) << 8 | (q & 0xff));
-    } else {
-        gpr_set(v, RAX, size, q);
-        gpr_set(v, RDX, size, r);
+        lo = gpr_get(v, RAX, 2);
+        if (!quotient_fits((s16)lo, (s64)d, 8))
+            throw_vec(v, EXC_DE);
+        gpr_set(v, RAX, 2, alu_idiv8(lo, d, &fl));
+        v->s.rflags = fl;
+        return;
     }
+    hi = gpr_get(v, RDX, size);
+    lo = gpr_get(v, RAX, size);
+    if (size == 8)
+        n = (__int128)((unsigned __int128)hi << 64 | lo);
+    else
+        n = (s64)sext(hi << (8 * size) | lo, 2 * size);
+    if (!quotient_fits(n, (s64)d, 8 * size))
+        throw_vec(v, EXC_DE);
+    alu_idiv(size, &lo, &hi, d, &fl);
+    gpr_set(v, RAX, size, lo);
+    gpr_set(v, RDX, size, hi);
+    v->s.rflags = fl;
 }
 
 /* ---- bits -----------------------------------------------------------------------------------
@@ -744,8 +719,12 @@ static void op_cqo(struct soft_vcpu *v, const struct insn *i UNUSED)
     v->s.gpr[RDX] = (u64)((s64)v->s.gpr[RAX] >> 63);
 }
 
-static void op_nop(struct soft_vcpu *v UNUSED, const struct insn *i UNUSED)
+static void op_nop(struct soft_vcpu *v, const struct insn *i)
 {
+    /* PREFETCHW of a register: AMD's have no hint space there. */
+    if (i->opcode == 0x0d && i->map == ZYDIS_OPCODE_MAP_0F && i->modrm >= 0xc0 &&
+        v->cpuid->vendor[0] == 'A')
+        throw_ud(v);
 }
 
 static void op_ud(struct soft_vcpu *v, const struct insn *i UNUSED)

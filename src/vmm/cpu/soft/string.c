@@ -256,8 +256,9 @@ void op_cmps(struct soft_vcpu *v, const struct insn *i)
         u64 si = v->s.gpr[RSI] & t.mask, di = v->s.gpr[RDI] & t.mask, la, la2, n, n2, a, b;
         u8 *p, *q;
 
-        n = run_length(v, &t, i->seg, si, false, &la, &p);
-        n2 = n ? run_length(v, &t, ES, di, false, &la2, &q) : 0;
+        /* The second operand is read first. */
+        n2 = run_length(v, &t, ES, di, false, &la2, &q);
+        n = n2 ? run_length(v, &t, i->seg, si, false, &la, &p) : 0;
         if (n && n2) {
             u64 k = 0;
 
@@ -269,8 +270,8 @@ void op_cmps(struct soft_vcpu *v, const struct insn *i)
             } while (k < n && goes_on(i, a, b));
             n = k;
         } else {
-            a = lin_read(v, linear(v, i->seg, si, t.size, false), t.size);
             b = lin_read(v, linear(v, ES, di, t.size, false), t.size);
+            a = lin_read(v, linear(v, i->seg, si, t.size, false), t.size);
             n = 1;
         }
         more = compare_step(v, i, &t, n, true, a, b);
