@@ -158,9 +158,14 @@ static void info_qtree(struct vm *vm, const char *args, GString *to)
                                d->type->desc ? " -- " : "", d->type->desc ? d->type->desc : "");
         if (!d->type->state.size)
             continue;
+        g_autoptr(GString) state = g_string_new(NULL);
         dev_lock(d);
-        state_print(&d->type->state, d, to);
+        state_print(&d->type->state, d, state);
         dev_unlock(d);
+        g_auto(GStrv) line = g_strsplit(state->str, "\n", -1);
+        for (u32 k = 0; line[k]; k++)
+            if (*line[k])
+                g_string_append_printf(to, "  %s\n", line[k]);
     }
 }
 
