@@ -33,7 +33,7 @@ def bad_options(t):
     with open(junk, "wb") as f:
         f.write(b"this is no kernel\n" * 100)
     none = os.path.join(t.work, "none")
-    quiet = ["-display", "none", "-nodefaults"]
+    quiet = t.accel + ["-display", "none", "-nodefaults"]
     for args, words in [
         (["-nosuchoption"], ["nosuchoption"]),
         (["-m", "banana"], ["banana"]),

@@ -4,6 +4,7 @@
 The VMM is posada-vmm, or whatever POSADA_VMM says: any program with the same options does, e.g.
 POSADA_VMM="qemu-system-x86_64 -accel tcg".
 """
+import fcntl
 import json
 import os
 import pty
@@ -58,7 +59,14 @@ class Guest:
             attr[3] &= ~termios.ECHO  # until the VMM makes it raw
             termios.tcsetattr(end, termios.TCSANOW, attr)
             self.proc = subprocess.Popen(
-                self.argv, stdin=end, stdout=end, stderr=end, start_new_session=True, env=env
+                self.argv,
+                stdin=end,
+                stdout=end,
+                stderr=end,
+                start_new_session=True,
+                # its controlling terminal too, as a person's would be
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                env=env,
             )
             os.close(end)
             self.out = self.fd
