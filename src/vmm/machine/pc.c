@@ -25,7 +25,8 @@ enum { BIOS_MAX = 8 << 20 };
 
 /* Ports of the second column are the type's regions in their order. */
 static const struct part parts[] = {
-    { .type = "pit", .io = { 0x40 }, .gsis = 1, .gsi = { 0 } },
+    { .type = "isa-pit", .id = "pit", .io = { 0x40, 0x61 }, .gsis = 1, .gsi = { 0 } },
+    { .type = "mc146818rtc", .id = "rtc", .io = { 0x70 }, .gsis = 1, .gsi = { 8 } },
 };
 
 static const struct {
