@@ -50,7 +50,8 @@ static void put_text(GByteArray *a, const char *text, unsigned n)
     g_byte_array_append(a, (const u8 *)b, n);
 }
 
-/* ---- tables and what has to be done to them ------------------------------------------------ */
+/* ---- tables and what has to be done to them ------------------------------------------------
+ */
 
 static u32 table_begin(struct acpi_tables *t, const char *sig, u8 revision)
 {
@@ -87,7 +88,8 @@ static void pointer(struct acpi_tables *t, bool in_rsdp, u32 at, u32 size, u32 t
     g_array_append_val(t->pointers, p);
 }
 
-/* ---- DSDT ---------------------------------------------------------------------------------- */
+/* ---- DSDT ----------------------------------------------------------------------------------
+ */
 
 static void resources(GByteArray *a, GByteArray *res)
 {
@@ -248,7 +250,6 @@ static void pci_root(GByteArray *a, const struct acpi_input *in)
     guint root = aml_device(a, "PCI0"), isa, field;
 
     aml_name_eisaid(a, "_HID", "PNP0A03");
-    aml_name_int(a, "_ADR", 0);
     aml_name_int(a, "_UID", 0);
     res_bus(res, 0, 255);
     res_io(res, 0xcf8, 1, 8);
@@ -353,7 +354,8 @@ static u32 dsdt_build(struct acpi_tables *t, const struct acpi_input *in)
     return at;
 }
 
-/* ---- fixed tables -------------------------------------------------------------------------- */
+/* ---- fixed tables --------------------------------------------------------------------------
+ */
 
 static u32 facs_build(struct acpi_tables *t)
 {
@@ -581,7 +583,8 @@ void acpi_free(struct acpi_tables *t)
     g_free(t);
 }
 
-/* ---- where they go ------------------------------------------------------------------------- */
+/* ---- where they go -------------------------------------------------------------------------
+ */
 
 void acpi_place(struct acpi_tables *t, u32 tables_at)
 {

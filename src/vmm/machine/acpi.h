@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * acpi.h - the ACPI tables of a board, in a form that both firmware and a direct boot can place.
+ * acpi.h - the ACPI tables of a board, in a form that both firmware and a direct boot can
+ * place.
  *
  * Pointers in the tables are offsets into them until somebody knows where they lie: firmware by
  * the loader script (acpi_loader_script), a direct boot by acpi_place().
@@ -17,8 +18,8 @@ struct acpi_input {
     const u32 *apic_ids; /* of each */
     bool pci;            /* with link devices behind a PIIX3 */
     u32 pci_mem, pci_mem_end;
-    u32 pm_base;         /* 0: no power management ports (and no SCI) */
-    bool smi_cmd;        /* port 0xb2 switches to ACPI mode */
+    u32 pm_base;  /* 0: no power management ports (and no SCI) */
+    bool smi_cmd; /* port 0xb2 switches to ACPI mode */
     bool hpet, i8042, rtc, pit, fw_cfg, reset_port;
     bool serial[4];
     u32 virtio_mmio_n, virtio_mmio_base, virtio_mmio_gsi;

@@ -170,7 +170,8 @@ void aml_region_pci(GByteArray *a, const char *name, u8 off, u8 len)
     aml_int(a, len);
 }
 
-/* ---- resource descriptors ------------------------------------------------------------------ */
+/* ---- resource descriptors ------------------------------------------------------------------
+ */
 
 void aml_name_resources(GByteArray *a, const char *path, const GByteArray *res)
 {

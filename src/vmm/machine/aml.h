@@ -57,7 +57,7 @@ void aml_region_pci(GByteArray *, const char *name, u8 off, u8 len);
  * a byte array of the caller's. */
 void aml_name_resources(GByteArray *, const char *path, const GByteArray *res);
 void res_io(GByteArray *, u16 at, u8 align, u8 len);
-void res_irq(GByteArray *, u8 irq);              /* edge, active high, exclusive */
+void res_irq(GByteArray *, u8 irq); /* edge, active high, exclusive */
 void res_mem32(GByteArray *, u32 at, u32 len);
 void res_bus(GByteArray *, u16 min, u16 max);
 void res_word_io(GByteArray *, u16 min, u16 max);

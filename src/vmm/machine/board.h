@@ -43,20 +43,19 @@ struct machine {
     u64 ram_low, ram_high; /* bytes below and above 4 GiB */
     bool started;          /* vCPU threads exist */
 
-    GHashTable *images;    /* drive id -> struct image * */
-    GHashTable *nets;      /* netdev id -> struct net * */
-    GPtrArray *mmio_types; /* microvm: slots used */
+    GHashTable *images; /* drive id -> struct image * */
+    GHashTable *nets;   /* netdev id -> struct net * */
+    u32 mmio_used;      /* microvm: virtio slots */
 
     struct pci_bus *pci; /* NULL: none */
     struct dev *fw_cfg;  /* NULL: none */
     struct dev *rtc;
-    u32 serials; /* ports made, COM1 first */
     bool serial_at[SERIALS_MAX];
-    bool has_hpet, has_i8042, has_pm;
+    bool has_hpet, has_i8042, has_pm, has_smi_cmd;
 
-    struct boot *boot;  /* direct boot, or NULL: firmware */
-    GByteArray *tables; /* direct boot: ACPI and SMBIOS as they lie from tables_at on */
-    gpa tables_at;
+    struct boot *boot;   /* direct boot, or NULL: firmware */
+    GByteArray *tables;  /* direct boot: ACPI and SMBIOS as they lie from tables_at on */
+    gpa tables_at, rsdp; /* rsdp 0: no ACPI */
 };
 
 /* A new device in the vm; the part's regions are mapped and lines connected before realize.
@@ -86,6 +85,8 @@ extern const struct board_ops board_pc, board_microvm, board_none;
 
 /* RAM block and slots, for boards with the PC's split. */
 bool machine_make_ram(struct machine *, GError **error);
+/* Direct boot: makes tables (ACPI, SMBIOS); then the kernel's pieces. */
+bool machine_make_tables(struct machine *, GError **error);
 /* Direct boot: tables in RAM and the kernel; firmware: ROM. */
 bool machine_load_kernel(struct machine *, GError **error);
 bool machine_reset_kernel(struct machine *, GError **error);

@@ -68,8 +68,10 @@ bool machine_load_kernel(struct machine *m, GError **error)
 
     if (!d->kernel)
         return true;
+    if (!machine_make_tables(m, error))
+        return false;
     machine_e820(m, &in.map, true);
-    in.rsdp = m->tables ? m->tables_at : 0;
+    in.rsdp = m->rsdp;
     m->boot = boot_load(&in, error);
     if (m->boot)
         return true;

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/dev/pc/intc.h"
+#include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pci/i440fx.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/pci_setup.h"
@@ -120,8 +121,11 @@ static bool pc_build(struct machine *m, GError **error)
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         if (!dev_type_find(parts[i].type))
             continue;
-        if (!machine_part(m, &parts[i], NULL, error))
+        struct dev *d = machine_part(m, &parts[i], NULL, error);
+        if (!d)
             return false;
+        if (d->type == &rtc_type)
+            m->rtc = d;
     }
     return serials_make(m, error);
 }

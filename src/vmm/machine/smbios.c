@@ -61,7 +61,8 @@ static void end(struct smbios *s)
 }
 
 /* What the user said about a field, the last one first; else the default. */
-static const char *field(const struct smbios *s, unsigned type, const char *name, const char *def)
+static const char *field(const struct smbios *s, unsigned type, const char *name,
+                         const char *def)
 {
     const GPtrArray *all = s->desc->smbios;
 
@@ -99,9 +100,9 @@ static void bios(struct smbios *s)
     string(s, field(s, 0, "version", POSADA_VERSION));
     put(s, 0xe800, 2); /* segment */
     string(s, field(s, 0, "date", "01/01/2024"));
-    put(s, 0, 1);        /* ROM of 64 KiB */
-    put(s, BIT(3), 8);   /* characteristics are not told */
-    put(s, 0x01, 1);     /* ACPI */
+    put(s, 0, 1);                     /* ROM of 64 KiB */
+    put(s, BIT(3), 8);                /* characteristics are not told */
+    put(s, 0x01, 1);                  /* ACPI */
     put(s, 0x14 | (uefi ? 8 : 0), 1); /* a virtual machine, targeted content distribution */
     put(s, release ? number(release, 255) : 0, 1);
     put(s, minor ? number(minor + 1, 255) : 0, 1);
@@ -113,7 +114,7 @@ static void system_info(struct smbios *s)
 {
     const u8 *u = s->desc->uuid;
     /* The first three fields are little-endian on the wire (7.2.1). */
-    const u8 uuid[16] = { u[3], u[2], u[1], u[0], u[5],  u[4],  u[7],  u[6],
+    const u8 uuid[16] = { u[3], u[2], u[1],  u[0],  u[5],  u[4],  u[7],  u[6],
                           u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15] };
 
     begin(s, 1, 0x0100);
@@ -165,8 +166,7 @@ static void processor(struct smbios *s, u32 socket)
 {
     const struct machine_desc *d = s->desc;
     u32 cores = d->cores, threads = d->cores * d->threads;
-    g_autofree char *name =
-        g_strdup_printf("%s %u", field(s, 4, "sock_pfx", "CPU"), socket);
+    g_autofree char *name = g_strdup_printf("%s %u", field(s, 4, "sock_pfx", "CPU"), socket);
 
     begin(s, 4, (u16)(0x0400 + socket));
     string(s, name);
@@ -331,9 +331,16 @@ void smbios_anchor(const GByteArray *tables, u32 n, u32 max, u32 tables_at,
         le16 n;
         u8 bcd;
     } __attribute__((packed)) e = {
-        .sig = "_SM_", .len = SMBIOS_ANCHOR_LEN, .major = 2, .minor = 8,
-        .max = le16_of((u16)max), .dmi = "_DMI_", .tables_len = le16_of((u16)tables->len),
-        .tables_at = le32_of(tables_at), .n = le16_of((u16)n), .bcd = 0x28,
+        .sig = "_SM_",
+        .len = SMBIOS_ANCHOR_LEN,
+        .major = 2,
+        .minor = 8,
+        .max = le16_of((u16)max),
+        .dmi = "_DMI_",
+        .tables_len = le16_of((u16)tables->len),
+        .tables_at = le32_of(tables_at),
+        .n = le16_of((u16)n),
+        .bcd = 0x28,
     };
 
     _Static_assert(sizeof e == SMBIOS_ANCHOR_LEN, "SMBIOS entry point");
