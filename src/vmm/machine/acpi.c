@@ -408,6 +408,9 @@ static u32 fadt_build(struct acpi_tables *t, const struct acpi_input *in, u32 fa
         poke(a, at + 56, in->pm_base, 4);     /* PM1a events */
         poke(a, at + 64, in->pm_base + 4, 4); /* PM1a control */
         poke(a, at + 76, in->pm_base + 8, 4); /* timer */
+        poke(a, at + 80, PC_GPE_BASE, 4);
+        a->data[at + 92] = 4; /* status and enable, two bytes each */
+        gas_io(a, at + 220, PC_GPE_BASE, 32, 1);
         a->data[at + 88] = 4;
         a->data[at + 89] = 2;
         a->data[at + 91] = 4;

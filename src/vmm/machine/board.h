@@ -19,6 +19,7 @@ enum {
     PC_PCI_MEM = 0xe0000000u, /* window for BARs: to the IOAPIC */
     PC_PCI_MEM_END = 0xfebfffffu,
     PC_PM_BASE = 0x600, /* where SeaBIOS puts the power management ports, and we too */
+    PC_GPE_BASE = 0xafe0,
     PC_SCI = 9,
     VIRTIO_MMIO_BASE = 0xfeb00000u, /* microvm: slots of 512 bytes */
     VIRTIO_MMIO_SLOTS = 8,
@@ -28,10 +29,9 @@ enum {
 /* A device of a board: what, where, and on which lines. */
 struct part {
     const char *type, *id;
-    u16 io[4]; /* in the order of the type's regions; 0: none (no part begins at port 0 but
-                  the DMA controller, which is not there) */
+    u16 io[4]; /* in the order of the type's regions; 0: not mapped here */
     u64 mem[2];
-    s8 gsi[4]; /* of its outputs; -1: not connected. {0} is GSI 0: see part_gsi_none */
+    s8 gsi[4]; /* of its outputs */
     u8 gsis;   /* how many of gsi[] count */
 };
 
@@ -62,6 +62,9 @@ struct machine {
  * props: "name=text" pairs ending with NULL. */
 struct dev *machine_part(struct machine *, const struct part *, const char *const *props,
                          GError **error);
+/* The same, with output 0 on a line that is no GSI. */
+struct dev *machine_part_on(struct machine *, const struct part *, struct irq *,
+                            GError **error);
 /* Makes one that the user (or -drive, -nic) asked for. */
 bool machine_user_device(struct machine *, const struct device_desc *, GError **error);
 /* Resolves property text of any kind, ids of backends too. */
@@ -85,6 +88,9 @@ extern const struct board_ops board_pc, board_microvm, board_none;
 
 /* RAM block and slots, for boards with the PC's split. */
 bool machine_make_ram(struct machine *, GError **error);
+/* What firmware reads: CMOS RAM, and the configuration device with tables and -fw_cfg files. */
+void machine_set_cmos(struct machine *);
+bool machine_fill_fw_cfg(struct machine *, GError **error);
 /* Direct boot: makes tables (ACPI, SMBIOS); then the kernel's pieces. */
 bool machine_make_tables(struct machine *, GError **error);
 /* Direct boot: tables in RAM and the kernel; firmware: ROM. */

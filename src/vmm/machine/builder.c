@@ -118,8 +118,8 @@ static bool globals_apply(struct machine *m, struct dev *d, GError **error)
     return true;
 }
 
-struct dev *machine_part(struct machine *m, const struct part *p, const char *const *props,
-                         GError **error)
+static struct dev *part_make(struct machine *m, const struct part *p, const char *const *props,
+                             struct irq *irq0, GError **error)
 {
     const struct dev_type *t = dev_type_find(p->type);
 
@@ -132,18 +132,31 @@ struct dev *machine_part(struct machine *m, const struct part *p, const char *co
     bool ok = globals_apply(m, d, error);
     for (; ok && props && props[0]; props += 2)
         ok = machine_set_prop(m, d, props[0], props[1], error);
+    d->irq[0] = irq0;
     for (unsigned i = 0; i < p->gsis; i++)
-        if (p->gsi[i] >= 0)
-            d->irq[i] = vm_gsi(m->vm, (unsigned)p->gsi[i]);
+        d->irq[i] = vm_gsi(m->vm, (unsigned)p->gsi[i]);
     if (!ok || !dev_realize(d, error)) {
         dev_free(d);
         return NULL;
     }
-    for (unsigned i = 0; i < ARRAY_LEN(p->io) && p->io[i]; i++)
-        bus_map(m->vm->io, p->io[i], t->io[i], d, 0);
+    for (unsigned i = 0; i < ARRAY_LEN(p->io); i++)
+        if (p->io[i])
+            bus_map(m->vm->io, p->io[i], t->io[i], d, 0);
     for (unsigned i = 0; i < ARRAY_LEN(p->mem) && p->mem[i]; i++)
         bus_map(m->vm->mem, p->mem[i], t->mem[i], d, 0);
     return d;
+}
+
+struct dev *machine_part(struct machine *m, const struct part *p, const char *const *props,
+                         GError **error)
+{
+    return part_make(m, p, props, NULL, error);
+}
+
+struct dev *machine_part_on(struct machine *m, const struct part *p, struct irq *irq,
+                            GError **error)
+{
+    return part_make(m, p, NULL, irq, error);
 }
 
 bool machine_user_device(struct machine *m, const struct device_desc *desc, GError **error)

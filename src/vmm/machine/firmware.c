@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * firmware.c - the ACPI and SMBIOS tables of a machine: written into RAM for a direct boot.
+ * firmware.c - what firmware reads of a machine (CMOS RAM, fw_cfg), and for a direct boot its
+ * ACPI and SMBIOS tables in RAM.
  *
  * Without firmware all tables lie in the last 64 KiB below 1 MiB, where kernels look for the
  * RSDP and for the SMBIOS entry point:
@@ -12,7 +13,9 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "vmm/core/vm.h"
+#include "vmm/dev/pc/fw_cfg.h"
+#include "vmm/dev/pc/rtc.h"
+#include "vmm/dev/pci/pci.h"
 #include "vmm/machine/acpi.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/smbios.h"
@@ -88,4 +91,198 @@ bool machine_make_tables(struct machine *m, GError **error)
         return false;
     smbios_anchor(smbios, n, max, FSEG + at, anchor);
     return append(m->tables, 0, anchor, sizeof anchor, error);
+}
+
+/* ---- CMOS RAM ------------------------------------------------------------------------------
+ */
+
+static u8 boot_code(char letter)
+{
+    switch (letter) {
+    case 'a':
+    case 'b':
+        return 1;
+    case 'c':
+        return 2;
+    case 'd':
+        return 3;
+    case 'n':
+        return 4;
+    default:
+        return 0;
+    }
+}
+
+/* Indices as SeaBIOS reads them (src/hw/rtc.h). */
+void machine_set_cmos(struct machine *m)
+{
+    const char *order = m->desc->boot_order ? m->desc->boot_order : "cad";
+    u64 ext_kib = m->ram_low > MiB ? MIN((m->ram_low - MiB) >> 10, 0xffffull) : 0;
+    u64 above_16m = m->ram_low > 16 * MiB ? (m->ram_low - 16 * MiB) >> 16 : 0;
+    u64 high = m->ram_high >> 16;
+    u8 boot[3] = { 0 };
+    struct dev *rtc = m->rtc;
+
+    for (int i = 0; i < 3 && order[i]; i++)
+        boot[i] = boot_code(order[i]);
+    rtc_set_cmos(rtc, 0x14, 0x06); /* coprocessor, mouse */
+    rtc_set_cmos(rtc, 0x15, 640 & 0xff);
+    rtc_set_cmos(rtc, 0x16, 640 >> 8);
+    rtc_set_cmos(rtc, 0x17, (u8)ext_kib);
+    rtc_set_cmos(rtc, 0x18, (u8)(ext_kib >> 8));
+    rtc_set_cmos(rtc, 0x30, (u8)ext_kib);
+    rtc_set_cmos(rtc, 0x31, (u8)(ext_kib >> 8));
+    rtc_set_cmos(rtc, 0x34, (u8)above_16m);
+    rtc_set_cmos(rtc, 0x35, (u8)(above_16m >> 8));
+    rtc_set_cmos(rtc, 0x38,
+                 (u8)(boot[2] << 4 | 1)); /* 1: floppies without signature boot too */
+    rtc_set_cmos(rtc, 0x3d, (u8)(boot[0] | boot[1] << 4));
+    rtc_set_cmos(rtc, 0x5b, (u8)high);
+    rtc_set_cmos(rtc, 0x5c, (u8)(high >> 8));
+    rtc_set_cmos(rtc, 0x5d, (u8)(high >> 16));
+    rtc_set_cmos(rtc, 0x5f, (u8)(m->vm->n_vcpus - 1));
+}
+
+/* ---- fw_cfg --------------------------------------------------------------------------------
+ */
+
+static bool fw_cfg_e820(struct machine *m, GError **error)
+{
+    struct {
+        le64 at, len;
+        le32 type;
+    } __attribute__((packed)) out[E820_MAX];
+    struct e820 map;
+
+    machine_e820(m, &map, false);
+    for (u32 i = 0; i < map.n; i++) {
+        out[i].at = le64_of(map.e[i].at);
+        out[i].len = le64_of(map.e[i].len);
+        out[i].type = le32_of(map.e[i].type);
+    }
+    return fw_cfg_add_file(m->fw_cfg, "etc/e820", out, map.n * sizeof out[0], error);
+}
+
+static bool fw_cfg_acpi(struct machine *m, GError **error)
+{
+    if (!m->desc->acpi)
+        return true;
+    struct acpi_tables *t = tables_make(m);
+    g_autoptr(GByteArray) script = acpi_loader_script(t);
+    bool ok =
+        fw_cfg_add_file(m->fw_cfg, "etc/acpi/tables", t->tables->data, t->tables->len, error) &&
+        fw_cfg_add_file(m->fw_cfg, "etc/acpi/rsdp", t->rsdp->data, t->rsdp->len, error) &&
+        fw_cfg_add_file(m->fw_cfg, "etc/table-loader", script->data, script->len, error);
+    acpi_free(t);
+    return ok;
+}
+
+static bool fw_cfg_smbios(struct machine *m, GError **error)
+{
+    u8 anchor[SMBIOS_ANCHOR_LEN];
+    u32 n, max;
+    g_autoptr(GByteArray) tables = smbios_build(m->desc, m->ram_low, &n, &max);
+
+    smbios_anchor(tables, n, max, 0, anchor);
+    return fw_cfg_add_file(m->fw_cfg, "etc/smbios/smbios-tables", tables->data, tables->len,
+                           error) &&
+           fw_cfg_add_file(m->fw_cfg, "etc/smbios/smbios-anchor", anchor, sizeof anchor, error);
+}
+
+static int by_bootindex(gconstpointer a, gconstpointer b)
+{
+    const struct pci_dev *x = *(struct pci_dev *const *)a, *y = *(struct pci_dev *const *)b;
+
+    return x->bootindex < y->bootindex ? -1 : x->bootindex > y->bootindex;
+}
+
+/* Open Firmware paths of the devices with bootindex=, in their order. */
+static bool fw_cfg_bootorder(struct machine *m, GError **error)
+{
+    g_autoptr(GPtrArray) devs = g_ptr_array_new();
+    g_autoptr(GString) s = g_string_new(NULL);
+
+    for (guint i = 0; i < m->vm->devs->len; i++) {
+        struct pci_dev *p = pci_dev_of(m->vm->devs->pdata[i]);
+
+        if (p && p->bootindex != UINT32_MAX)
+            g_ptr_array_add(devs, p);
+    }
+    g_ptr_array_sort(devs, by_bootindex);
+    for (guint i = 0; i < devs->len; i++) {
+        const struct pci_dev *p = devs->pdata[i];
+        bool net = p->pt->class >> 16 == 2;
+        unsigned slot = p->fn >> 3, fn = p->fn & 7;
+        g_autofree char *sub = fn ? g_strdup_printf(",%x", fn) : g_strdup("");
+
+        g_string_append_printf(s, "%s/pci@i0cf8/%s@%x%s/%s", i ? "\n" : "",
+                               net ? "ethernet" : "scsi", slot, sub,
+                               net ? "ethernet-phy@0" : "disk@0,0");
+    }
+    if (m->desc->boot_strict)
+        g_string_append_printf(s, "%sHALT", s->len ? "\n" : "");
+    return !s->len || fw_cfg_add_file(m->fw_cfg, "bootorder", s->str, s->len + 1, error);
+}
+
+static bool fw_cfg_user(struct machine *m, GError **error)
+{
+    for (guint i = 0; i < m->desc->fw_cfg->len; i++) {
+        const struct fw_cfg_desc *f = m->desc->fw_cfg->pdata[i];
+        g_autoptr(GBytes) bytes = f->bytes ? g_bytes_ref(f->bytes) : NULL;
+
+        if (f->file) {
+            g_autofree char *text = NULL;
+            gsize n;
+
+            if (!g_file_get_contents(f->file, &text, &n, error)) {
+                g_prefix_error(error, "-fw_cfg: ");
+                return false;
+            }
+            bytes = g_bytes_new_take(g_steal_pointer(&text), n);
+        }
+        if (!fw_cfg_add_file_gbytes(m->fw_cfg, f->name, bytes, error)) {
+            g_prefix_error(error, "-fw_cfg: %s: ", f->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool machine_fill_fw_cfg(struct machine *m, GError **error)
+{
+    /* Which sleeping states there are: bit 7 enables, the rest is the type. Only S5 is. */
+    static const u8 states[6] = { 128, 0, 0, 1, 2, 128 };
+    const struct machine_desc *d = m->desc;
+    struct dev *f = m->fw_cfg;
+    u32 apic_max = m->vm->vcpus[m->vm->n_vcpus - 1]->apic_id;
+    g_autofree le64 *numa = g_new0(le64, 1 + apic_max + 1);
+
+    fw_cfg_add_bytes(f, FW_CFG_UUID, d->uuid, 16);
+    fw_cfg_add_u64(f, FW_CFG_RAM_SIZE, d->ram);
+    fw_cfg_add_u16(f, FW_CFG_NOGRAPHIC, !d->graphics);
+    fw_cfg_add_u16(f, FW_CFG_NB_CPUS, (u16)m->vm->n_vcpus);
+    fw_cfg_add_u16(f, FW_CFG_MAX_CPUS, (u16)(apic_max + 1));
+    fw_cfg_add_u16(f, FW_CFG_BOOT_MENU, d->boot_menu);
+    fw_cfg_add_u32(f, FW_CFG_IRQ0_OVERRIDE, 1);
+    fw_cfg_add_bytes(f, FW_CFG_NUMA, numa, (1 + apic_max + 1) * sizeof *numa);
+    if (!fw_cfg_add_file(f, "etc/system-states", states, sizeof states, error))
+        return false;
+    if (d->boot_menu_wait >= 0) {
+        le16 ms = le16_of((u16)d->boot_menu_wait);
+        if (!fw_cfg_add_file(f, "etc/boot-menu-wait", &ms, sizeof ms, error))
+            return false;
+    }
+    if (d->boot_fail_wait >= 0) {
+        le32 ms = le32_of((u32)d->boot_fail_wait);
+        if (!fw_cfg_add_file(f, "etc/boot-fail-wait", &ms, sizeof ms, error))
+            return false;
+    }
+    /* Without graphics SeaBIOS' screen goes to the serial port. */
+    if (!d->graphics && m->serial_at[0]) {
+        le16 port = le16_of(0x3f8);
+        if (!fw_cfg_add_file(f, "etc/sercon-port", &port, sizeof port, error))
+            return false;
+    }
+    return fw_cfg_e820(m, error) && fw_cfg_acpi(m, error) && fw_cfg_smbios(m, error) &&
+           fw_cfg_bootorder(m, error) && fw_cfg_user(m, error);
 }

@@ -16,18 +16,20 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/backend/chardev.h"
+#include "vmm/dev/pc/acpi_pm.h"
+#include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/intc.h"
-#include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pci/i440fx.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/pci_setup.h"
 
 enum { BIOS_MAX = 8 << 20 };
 
-/* Ports of the second column are the type's regions in their order. */
+/* Those without conditions. */
 static const struct part parts[] = {
-    { .type = "isa-pit", .id = "pit", .io = { 0x40, 0x61 }, .gsis = 1, .gsi = { 0 } },
-    { .type = "mc146818rtc", .id = "rtc", .io = { 0x70 }, .gsis = 1, .gsi = { 8 } },
+    { .type = "i8042", .id = "i8042", .io = { 0x60, 0x64 }, .gsis = 2, .gsi = { 1, 12 } },
+    { .type = "i8257", .id = "dma", .io = { 0x80, 0xc0, 0x480 } },
+    { .type = "port92", .id = "port92", .io = { 0x92 } },
 };
 
 static const struct {
@@ -102,6 +104,77 @@ static bool serials_make(struct machine *m, GError **error)
     return true;
 }
 
+/* In the HPET's legacy mode it takes the lines of 8254 and RTC. */
+static bool timers_make(struct machine *m, GError **error)
+{
+    const struct part hpet = { .type = "hpet", .id = "hpet", .mem = { PC_HPET } };
+    const struct part pit = { .type = "isa-pit", .id = "pit", .io = { 0x40, 0x61 } };
+    const struct part rtc = { .type = "mc146818rtc", .id = "rtc", .io = { 0x70 } };
+    struct irq *irq0 = vm_gsi(m->vm, 0), *irq8 = vm_gsi(m->vm, 8);
+
+    if (m->desc->hpet) {
+        struct dev *d = machine_part(m, &hpet, NULL, error);
+        if (!d)
+            return false;
+        irq0 = hpet_legacy_line(d, 0);
+        irq8 = hpet_legacy_line(d, 1);
+        m->has_hpet = true;
+    }
+    /* The kernel's irqchip has an 8254 of its own. */
+    if (!m->vm->kernel_irqchip && !machine_part_on(m, &pit, irq0, error))
+        return false;
+    m->rtc = machine_part_on(m, &rtc, irq8, error);
+    return m->rtc != NULL;
+}
+
+static void pc_powerdown(struct vm *vm UNUSED, void *opaque)
+{
+    acpi_pm_power_button(opaque);
+}
+
+static bool pm_make(struct machine *m, bool direct, GError **error)
+{
+    const struct part p = { .type = "acpi-pm",
+                            .id = "pm",
+                            .io = { [ACPI_PM_IO_GPE] = PC_GPE_BASE, [ACPI_PM_IO_SMI] = 0xb2 },
+                            .gsis = 1,
+                            .gsi = { PC_SCI } };
+    /* Firmware switches to ACPI mode when the system asks; without it we start there. */
+    const char *const props[] = { "sci-enabled", direct ? "on" : "off", NULL };
+    struct dev *pm = machine_part(m, &p, props, error);
+
+    if (!pm || !piix4_pm_new(m->pci, pm, error))
+        return false;
+    m->vm->powerdown = pc_powerdown;
+    m->vm->powerdown_opaque = pm;
+    m->has_pm = m->has_smi_cmd = true;
+    return true;
+}
+
+static bool fw_cfg_make(struct machine *m, GError **error)
+{
+    const struct part p = { .type = "fw_cfg", .id = "fw_cfg", .io = { 0x510, 0x514 } };
+
+    m->fw_cfg = machine_part(m, &p, NULL, error);
+    return m->fw_cfg != NULL;
+}
+
+static bool debugcon_make(struct machine *m, GError **error)
+{
+    const struct part p = { .type = "isa-debugcon", .id = "debugcon" };
+
+    if (!m->desc->debugcon)
+        return true;
+    g_autoptr(GError) why = NULL;
+    struct chardev *c = chardev_new(m->vm, "debugcon", m->desc->debugcon, &why);
+    if (why) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&why), "-debugcon: ");
+        return false;
+    }
+    const char *const props[] = { "chardev", c ? chardev_id(c) : NULL, NULL };
+    return machine_part(m, &p, c ? props : NULL, error) != NULL;
+}
+
 static bool pc_build(struct machine *m, GError **error)
 {
     struct vm *vm = m->vm;
@@ -118,16 +191,12 @@ static bool pc_build(struct machine *m, GError **error)
     m->pci = i440fx_new(vm, m->ram, m->bios, error);
     if (!m->pci)
         return false;
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-        if (!dev_type_find(parts[i].type))
-            continue;
-        struct dev *d = machine_part(m, &parts[i], NULL, error);
-        if (!d)
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        if (!machine_part(m, &parts[i], NULL, error))
             return false;
-        if (d->type == &rtc_type)
-            m->rtc = d;
-    }
-    return serials_make(m, error);
+    m->has_i8042 = true;
+    return timers_make(m, error) && pm_make(m, direct, error) && fw_cfg_make(m, error) &&
+           serials_make(m, error) && debugcon_make(m, error);
 }
 
 static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError **error)
@@ -142,7 +211,8 @@ static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError *
 
 static bool pc_finish(struct machine *m, GError **error)
 {
-    return machine_load_kernel(m, error);
+    machine_set_cmos(m);
+    return machine_fill_fw_cfg(m, error) && machine_load_kernel(m, error);
 }
 
 static bool pc_reset(struct machine *m, GError **error)
