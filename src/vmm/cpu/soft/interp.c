@@ -261,6 +261,12 @@ void throw_noncanonical(struct soft_vcpu *v, unsigned seg)
     throw_err(v, seg == SS ? EXC_SS : EXC_GP, 0);
 }
 
+void align_check(struct soft_vcpu *v, u64 la, unsigned size)
+{
+    if ((size == 2 || size == 4 || size == 8) && (la & (size - 1)))
+        throw_err(v, EXC_AC, 0);
+}
+
 /* ---- segmented addresses
  * ---------------------------------------------------------------------
  */

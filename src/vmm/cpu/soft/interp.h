@@ -121,6 +121,7 @@ static inline unsigned iopl_of(const struct soft_vcpu *v)
 /* Full checks of a segmented access, mode below 64-bit. Throws. */
 u64 seg_linear(struct soft_vcpu *, unsigned seg, u64 off, unsigned size, bool write);
 NORETURN void throw_noncanonical(struct soft_vcpu *, unsigned seg);
+void align_check(struct soft_vcpu *, u64 la, unsigned size); /* #AC */
 
 static inline u64 linear(struct soft_vcpu *v, unsigned seg, u64 off, unsigned size, bool write)
 {
@@ -129,9 +130,14 @@ static inline u64 linear(struct soft_vcpu *v, unsigned seg, u64 off, unsigned si
             off += v->s.seg[seg].base;
         if (unlikely(!canonical(off) || !canonical(off + size - 1)))
             throw_noncanonical(v, seg);
+        if (unlikely(v->x.align))
+            align_check(v, off, size);
         return off;
     }
-    return seg_linear(v, seg, off, size, write);
+    off = seg_linear(v, seg, off, size, write);
+    if (unlikely(v->x.align))
+        align_check(v, off, size);
+    return off;
 }
 
 /* Offset of the memory operand, cut to the address size. */

@@ -843,6 +843,7 @@ static void class_tables(struct soft_vcpu *v)
 
 void soft_update_class(struct soft_vcpu *v)
 {
+    v->x.align = v->cpl == 3 && (v->s.rflags & FL_AC) && (v->s.cr0 & CR0_AM);
     v->tlb = v->tlbs[v->space][soft_class(v)].e;
     code_context_changed(v);
 }

@@ -267,7 +267,7 @@ bool soft_rdmsr(struct soft_vcpu *v, u32 msr, u64 *ret)
         *ret = m->syscfg;
         return is_amd(v);
     case MSR_HWCR:
-        *ret = m->hwcr;
+        *ret = m->hwcr | BIT(24); /* the TSC runs at the nominal rate */
         return is_amd(v);
     default:
         if (harmless(v, msr, ret))

@@ -223,7 +223,7 @@ static bool needs_interpreter(const struct soft_vcpu *v)
     if (v->mode == MODE_32 && (cs->base || cs->limit != UINT32_MAX))
         return true;
     return v->sv->interp_only || v->mode == MODE_16 || !v->flat || v->s.rflags & FL_TF ||
-           v->s.int_shadow || v->dr_active || v->s.rflags & FL_RF;
+           v->s.int_shadow || v->dr_active || v->s.rflags & FL_RF || v->x.align;
 }
 
 static const u8 *find_code(struct soft_vcpu *v)

@@ -82,6 +82,7 @@ struct interp_state {
     int fetch_stop; /* enum soft_stop, set when interp_fetch() returns NULL */
     u8 shadow;      /* int_shadow after this instruction */
     bool keep_rf, no_step;
+    bool align; /* alignment is checked: CPL 3, CR0.AM, EFLAGS.AC */
     struct interp_cache_entry *cache; /* decoded instructions, by host address */
     struct insn insn;                 /* the one at hand when it cannot be cached */
 };

@@ -75,7 +75,7 @@ static u64 run_length(struct soft_vcpu *v, const struct str *t, unsigned seg, u6
     gpa at;
     u8 *host;
 
-    if (t->down || n < 2 || (v->s.rflags & FL_TF))
+    if (t->down || n < 2 || (v->s.rflags & FL_TF) || v->x.align)
         return 0;
     if (v->mode == MODE_64) {
         la = off + (seg >= FS ? s->base : 0);
