@@ -282,7 +282,8 @@ static void i8042_reset(struct dev *d)
     struct i8042 *s = i8042_of(d);
 
     s->r = (struct i8042_regs){ .port = OUT_A20 };
-    s->r.ram[0] = CTR_KBD_INT | CTR_AUX_INT | CTR_SYS;
+    /* As firmware leaves it; a kernel that is loaded directly looks at the translation. */
+    s->r.ram[0] = CTR_KBD_INT | CTR_AUX_INT | CTR_SYS | CTR_TRANSLATE;
     ps2_kbd_reset(&s->r.kbd);
     ps2_mouse_reset(&s->r.mouse);
     i8042_update(s);

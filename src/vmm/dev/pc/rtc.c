@@ -357,6 +357,17 @@ void rtc_set_cmos(struct dev *d, u8 index, u8 val)
     dev_unlock(d);
 }
 
+void rtc_set_time(struct dev *d, u64 seconds)
+{
+    struct rtc *s = rtc_of(d);
+
+    dev_lock(d);
+    s->r.offset = seconds * NS_PER_SEC - vm_wall_ns(d->vm);
+    s->r.seen_sec = seconds;
+    rtc_arm(s);
+    dev_unlock(d);
+}
+
 u8 rtc_get_cmos(struct dev *d, u8 index)
 {
     dev_lock(d);

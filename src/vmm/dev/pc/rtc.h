@@ -13,3 +13,5 @@ extern const struct dev_type rtc_type;
  * over resets. Indices below 0x0e are the clock's and are ignored. */
 void rtc_set_cmos(struct dev *, u8 index, u8 val);
 u8 rtc_get_cmos(struct dev *, u8 index);
+/* Sets the guest's clock (-rtc base=): it runs on from there. Seconds since 1970. */
+void rtc_set_time(struct dev *, u64 seconds);

@@ -32,6 +32,11 @@ TEST(rtc_date)
     EXPECT_EQ(get(&b, 4), 0x13);
     EXPECT_EQ(get(&b, 2), 0x25);
     EXPECT_EQ(get(&b, 0), 0x36);
+    rtc_set_time(b.dev, 1234567890);
+    EXPECT_EQ(get(&b, 9), 0x09);
+    EXPECT_EQ(get(&b, 7), 0x13);
+    EXPECT_EQ(get(&b, 0), 0x30);
+    rtc_set_time(b.dev, CLOCK_MANUAL_WALL + 86400 * 59 + 3600 * 13 + 60 * 25 + 36);
     put(&b, 0x0b, 0x04); /* binary, 12 hours */
     EXPECT_EQ(get(&b, 7), 29);
     EXPECT_EQ(get(&b, 4), 0x81);
