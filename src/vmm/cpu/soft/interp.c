@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-enum { CACHE_SIZE = 8192 };
+enum { CACHE_SIZE = 32768 };
 struct interp_cache_entry {
     u64 host; /* 0: empty */
     const _Atomic u32 *gen_at;
