@@ -481,9 +481,10 @@ static u32 madt_build(struct acpi_tables *t, const struct acpi_input *in)
     put(a, PC_IOAPIC, 4);
     put(a, 0, 4);
     madt_override(a, 0, 2, 0);
+    if (in->pm_base)
+        madt_override(a, PC_SCI, PC_SCI, LEVEL_HIGH);
     if (in->pci) {
         madt_override(a, 5, 5, LEVEL_HIGH);
-        madt_override(a, PC_SCI, PC_SCI, LEVEL_HIGH);
         madt_override(a, 10, 10, LEVEL_HIGH);
         madt_override(a, 11, 11, LEVEL_HIGH);
     }

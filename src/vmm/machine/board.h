@@ -75,12 +75,14 @@ const char *machine_type_name(const struct machine_desc *, const char *name);
 
 /* The id= in an option text; valid until the next call in this thread. "" without one. */
 const char *machine_id_of(const char *opts);
+bool machine_is_mmio(const struct dev_type *);
 /* A property of any device that the builder takes itself when the type has it not. */
 bool machine_own_prop(const char *name);
 
 struct board_ops {
     bool (*build)(struct machine *, GError **error); /* parts and buses, after the vCPUs */
     bool (*place)(struct machine *, struct dev *, const char *addr, GError **error);
+    void (*placed)(struct machine *, struct dev *);   /* it is realized; may be NULL */
     bool (*finish)(struct machine *, GError **error); /* after user devices: tables, boot */
     bool (*reset)(struct machine *, GError **error);  /* after devices and vCPUs: as firmware */
 };
@@ -88,6 +90,8 @@ extern const struct board_ops board_pc, board_microvm, board_none;
 
 /* RAM block and slots, for boards with the PC's split. */
 bool machine_make_ram(struct machine *, GError **error);
+bool machine_make_serials(struct machine *, GError **error);
+bool machine_make_debugcon(struct machine *, GError **error);
 /* What firmware reads: CMOS RAM, and the configuration device with tables and -fw_cfg files. */
 void machine_set_cmos(struct machine *);
 bool machine_fill_fw_cfg(struct machine *, GError **error);

@@ -178,6 +178,8 @@ bool machine_user_device(struct machine *m, const struct device_desc *desc, GErr
     }
     ok = ok && board_of(m->desc)->place(m, d, opts_get(desc->props, "bus"), error) &&
          dev_realize(d, error);
+    if (ok && board_of(m->desc)->placed)
+        board_of(m->desc)->placed(m, d);
     if (!ok) {
         g_prefix_error(error, "%s: ", desc->origin);
         dev_free(d);

@@ -30,7 +30,13 @@ static bool type_offered(const struct dev_type *t)
 {
     if (t->kind == DEV_PCI)
         return !((const struct pci_type *)t->more)->fixed;
-    return t->kind != DEV_SYSBUS;
+    return t->kind != DEV_SYSBUS || machine_is_mmio(t);
+}
+
+/* A virtio device for the slots of boards without PCI. */
+bool machine_is_mmio(const struct dev_type *t)
+{
+    return g_str_has_prefix(t->name, "virtio-") && g_str_has_suffix(t->name, "-device");
 }
 
 void machine_print_devices(GString *to)
@@ -137,6 +143,10 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
                     dev->type);
     if (d->board != BOARD_PC && t->kind == DEV_PCI)
         return fail(error, ERR_ARGUMENT, "%s needs PCI, which machine %s has not", name,
+                    machine_board_name(d->board));
+    if (d->board != BOARD_MICROVM && machine_is_mmio(t))
+        return fail(error, ERR_ARGUMENT,
+                    "%s is for machine microvm; machine %s has PCI devices", name,
                     machine_board_name(d->board));
     if (dev->id && !g_hash_table_add(ids, dev->id))
         return fail(error, ERR_ARGUMENT, "id '%s' is used twice", dev->id);

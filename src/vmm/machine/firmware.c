@@ -37,9 +37,9 @@ static struct acpi_tables *tables_make(const struct machine *m)
         .hpet = m->has_hpet,
         .i8042 = m->has_i8042,
         .rtc = m->rtc != NULL,
-        .pit = d->board == BOARD_PC,
+        .pit = d->board != BOARD_NONE,
         .fw_cfg = m->fw_cfg != NULL,
-        .reset_port = m->pci != NULL,
+        .reset_port = m->has_pm,
     };
 
     for (u32 i = 0; i < m->vm->n_vcpus; i++)

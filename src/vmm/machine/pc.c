@@ -32,11 +32,6 @@ static const struct part parts[] = {
     { .type = "port92", .id = "port92", .io = { 0x92 } },
 };
 
-static const struct {
-    u16 port;
-    u8 gsi;
-} com[SERIALS_MAX] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
-
 /* Reads the firmware into a ROM that ends at 4 GiB. */
 static bool bios_load(struct machine *m, GError **error)
 {
@@ -73,34 +68,6 @@ static bool bios_load(struct machine *m, GError **error)
     ram_map_at(m->vm->ram, 4 * GiB - m->bios->size, m->bios->size, m->bios, 0, true);
     ram_commit(m->vm->ram);
     vm_unlock(m->vm);
-    return true;
-}
-
-static bool serials_make(struct machine *m, GError **error)
-{
-    for (unsigned i = 0; i < SERIALS_MAX; i++) {
-        const char *spec = m->desc->serial[i];
-
-        if (!spec)
-            continue;
-        g_autofree char *id = g_strdup_printf("serial%u", i);
-        g_autoptr(GError) why = NULL;
-        struct chardev *c = chardev_new(m->vm, id, spec, &why);
-        if (why) {
-            g_propagate_prefixed_error(error, g_steal_pointer(&why), "-serial: ");
-            return false;
-        }
-        const struct part p = { .type = "isa-serial",
-                                .id = id,
-                                .io = { com[i].port },
-                                .gsis = 1,
-                                .gsi = { (s8)com[i].gsi } };
-        /* "chardev:ID" gives one that has another name. */
-        const char *const props[] = { "chardev", c ? chardev_id(c) : NULL, NULL };
-        if (!machine_part(m, &p, c ? props : NULL, error))
-            return false;
-        m->serial_at[i] = true;
-    }
     return true;
 }
 
@@ -159,22 +126,6 @@ static bool fw_cfg_make(struct machine *m, GError **error)
     return m->fw_cfg != NULL;
 }
 
-static bool debugcon_make(struct machine *m, GError **error)
-{
-    const struct part p = { .type = "isa-debugcon", .id = "debugcon" };
-
-    if (!m->desc->debugcon)
-        return true;
-    g_autoptr(GError) why = NULL;
-    struct chardev *c = chardev_new(m->vm, "debugcon", m->desc->debugcon, &why);
-    if (why) {
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "-debugcon: ");
-        return false;
-    }
-    const char *const props[] = { "chardev", c ? chardev_id(c) : NULL, NULL };
-    return machine_part(m, &p, c ? props : NULL, error) != NULL;
-}
-
 static bool pc_build(struct machine *m, GError **error)
 {
     struct vm *vm = m->vm;
@@ -196,7 +147,7 @@ static bool pc_build(struct machine *m, GError **error)
             return false;
     m->has_i8042 = true;
     return timers_make(m, error) && pm_make(m, direct, error) && fw_cfg_make(m, error) &&
-           serials_make(m, error) && debugcon_make(m, error);
+           machine_make_serials(m, error) && machine_make_debugcon(m, error);
 }
 
 static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError **error)
