@@ -27,6 +27,7 @@
 struct clock {
     struct vm *vm;
     _Atomic u64 word;
+    s64 wall_off; /* what the wall clock is ahead of the host's */
     bool manual;
     pthread_mutex_t lock; /* all below */
     pthread_cond_t wake;  /* the timer thread: something changed */
@@ -66,7 +67,12 @@ u64 vm_wall_ns(struct vm *vm)
     if (vm->clock->manual)
         return CLOCK_MANUAL_WALL * NS_PER_SEC + vm_now(vm);
     clock_gettime(CLOCK_REALTIME, &ts);
-    return (u64)ts.tv_sec * NS_PER_SEC + (u64)ts.tv_nsec;
+    return (u64)ts.tv_sec * NS_PER_SEC + (u64)ts.tv_nsec + (u64)vm->clock->wall_off;
+}
+
+void clock_shift_wall(struct vm *vm, s64 ns)
+{
+    vm->clock->wall_off = ns;
 }
 
 /* --- the heap; all REQUIRES(c->lock) --------------------------------------------------------

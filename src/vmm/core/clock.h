@@ -34,6 +34,8 @@ bool timer_armed(const struct timer *);
 
 struct clock *clock_new(struct vm *); /* stands at 0 */
 void clock_free(struct clock *);
+/* vm_wall_ns() is ahead of the host's clock by so much (-rtc base=). Before the guest runs. */
+void clock_shift_wall(struct vm *, s64 ns);
 void clock_run(struct vm *);
 /* No timer fires after this returns. Main thread, no device lock held. */
 void clock_stop(struct vm *);

@@ -77,7 +77,7 @@ const char *machine_type_name(const struct machine_desc *, const char *name);
 const char *machine_id_of(const char *opts);
 bool machine_is_mmio(const struct dev_type *);
 /* A property of any device that the builder takes itself when the type has it not. */
-bool machine_own_prop(const char *name);
+bool machine_own_prop(const struct dev_type *, const char *name);
 
 struct board_ops {
     bool (*build)(struct machine *, GError **error); /* parts and buses, after the vCPUs */

@@ -173,7 +173,7 @@ bool machine_user_device(struct machine *m, const struct device_desc *desc, GErr
     for (guint i = 0; ok && i < desc->props->len; i++) {
         const struct opt *o = desc->props->pdata[i];
 
-        if (dev_prop_find(t, o->key) || !machine_own_prop(o->key))
+        if (dev_prop_find(t, o->key) || !machine_own_prop(t, o->key))
             ok = machine_set_prop(m, d, o->key, o->val, error);
     }
     ok = ok && board_of(m->desc)->place(m, d, opts_get(desc->props, "bus"), error) &&
@@ -202,6 +202,29 @@ static void on_event(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
     vm_request(m->vm, VM_REQ_ERROR, VM_BY_PANIC);
 }
 
+/* -rtc base=: the difference to the host's clock stays what it is at the start. */
+static bool set_clock(struct machine *m, GError **error)
+{
+    const char *base = m->desc->rtc_base;
+    g_autoptr(GDateTime) now = g_date_time_new_now_local();
+    s64 us;
+
+    if (!base || strcmp(base, "utc") == 0)
+        return true;
+    if (strcmp(base, "localtime") == 0) {
+        us = g_date_time_get_utc_offset(now);
+    } else {
+        g_autofree char *iso = g_strconcat(base, strchr(base, 'T') ? "Z" : "T00:00:00Z", NULL);
+        g_autoptr(GDateTime) t = g_date_time_new_from_iso8601(iso, NULL);
+
+        if (!t)
+            return fail(error, ERR_ARGUMENT, "-rtc: base=%s is no date", base);
+        us = g_date_time_difference(t, now);
+    }
+    clock_shift_wall(m->vm, us * (s64)NS_PER_US);
+    return true;
+}
+
 static bool build(struct machine *m, GError **error)
 {
     const struct machine_desc *d = m->desc;
@@ -214,7 +237,7 @@ static bool build(struct machine *m, GError **error)
                                   .cores = d->cores,
                                   .threads = d->threads,
                                   .no_kernel_irqchip = d->no_kernel_irqchip };
-    if (!machine_make_ram(m, error) || !cpu_open(m->vm, &m->cpu, error))
+    if (!set_clock(m, error) || !machine_make_ram(m, error) || !cpu_open(m->vm, &m->cpu, error))
         return false;
     if (d->force_kernel_irqchip && !m->vm->kernel_irqchip)
         return fail(error, ERR_UNSUPPORTED,

@@ -126,10 +126,20 @@ static bool link_check(const struct machine_desc *d, const struct prop *p, const
                          val, p->link);
 }
 
-/* Properties of any device that the builder takes itself when the type has them not. */
-bool machine_own_prop(const char *name)
+/* Entropy comes from the host's random numbers whatever -object names: so rng= needs only the
+ * check that the object exists. */
+bool machine_own_prop(const struct dev_type *t, const char *name)
 {
-    return strcmp(name, "bus") == 0;
+    return strcmp(name, "bus") == 0 ||
+           (strcmp(name, "rng") == 0 && g_str_has_prefix(t->name, "virtio-rng-"));
+}
+
+static bool object_find(const struct machine_desc *d, const char *id)
+{
+    for (guint i = 0; i < d->objects->len; i++)
+        if (strcmp(opts_get(d->objects->pdata[i], "id"), id) == 0)
+            return true;
+    return false;
 }
 
 static bool device_check(const struct machine_desc *d, const struct device_desc *dev,
@@ -154,8 +164,12 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
         const struct opt *o = dev->props->pdata[i];
         const struct prop *p = dev_prop_find(t, o->key);
 
-        if (!p && machine_own_prop(o->key))
+        if (!p && machine_own_prop(t, o->key)) {
+            if (strcmp(o->key, "rng") == 0 && !object_find(d, o->val))
+                return fail(error, ERR_NOT_FOUND,
+                            "%s: rng=%s: there is no -object with that id", name, o->val);
             continue;
+        }
         if (!p)
             return fail(error, ERR_NOT_FOUND,
                         "%s has no property '%s'; -device %s,help lists them", name, o->key,
