@@ -375,11 +375,11 @@ static void add_topology(struct cpu_table *t, u32 leaf)
 }
 
 /* Offsets are the host's: its XSAVE writes the image.  On a host without, Intel's. */
-static void xsave_part(unsigned i, u32 *ret_size, u32 *ret_at)
+static void xsave_part(unsigned i, u32 *ret_size, u32 *ret_at, u32 *ret_flags)
 {
     static const struct {
         u8 i;
-        u32 size, at;
+        u32 size, at, flags;
     } usual[] = {
         { 2, 256, 576 }, { 5, 64, 1088 }, { 6, 512, 1152 }, { 7, 1024, 1664 }, { 9, 8, 2688 }
     };
@@ -388,6 +388,7 @@ static void xsave_part(unsigned i, u32 *ret_size, u32 *ret_at)
     cpuid_regs(0xd, i, r);
     *ret_size = r[0];
     *ret_at = r[1];
+    *ret_flags = r[2] & 2; /* aligned to 64 bytes in the compacted format */
     for (unsigned k = 0; !r[0] && k < ARRAY_LEN(usual); k++)
         if (usual[k].i == i) {
             *ret_size = usual[k].size;
@@ -428,10 +429,10 @@ static void add_xsave(struct cpu_table *t)
 
         if (!(t->xcr0 >> i & 1))
             continue;
-        xsave_part(i, &size, &at);
+        xsave_part(i, &size, &at, &flags);
         if (!size || at > X86_XSAVE_MAX || size > X86_XSAVE_MAX - at)
             continue;
-        add(t, 0xd, (s32)i, size, at, 0, 0);
+        add(t, 0xd, (s32)i, size, at, flags, 0);
         fits |= BIT(i);
     }
     t->xcr0 = fits;
