@@ -379,7 +379,7 @@ static void xsave_part(unsigned i, u32 *ret_size, u32 *ret_at, u32 *ret_flags)
 {
     static const struct {
         u8 i;
-        u32 size, at, flags;
+        u32 size, at;
     } usual[] = {
         { 2, 256, 576 }, { 5, 64, 1088 }, { 6, 512, 1152 }, { 7, 1024, 1664 }, { 9, 8, 2688 }
     };
@@ -425,7 +425,7 @@ static void add_xsave(struct cpu_table *t)
     add(t, 0xd, 0, 0, 0, 0, 0);
     add(t, 0xd, 1, t->have[W_D_1_EAX], 0, 0, 0);
     for (unsigned i = 2; i < 63; i++) {
-        u32 size, at;
+        u32 size, at, flags;
 
         if (!(t->xcr0 >> i & 1))
             continue;
