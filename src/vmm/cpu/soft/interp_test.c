@@ -832,6 +832,352 @@ TEST(code_that_changes_is_seen)
     }
 }
 
+/* ---- vector state
+ * -----------------------------------------------------------------------------
+ */
+static void vec_on(void)
+{
+    b.v->s.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    b.v->s.xcr0 = 7 & b.v->cpuid->xcr0;
+    soft_update(b.v);
+}
+
+TEST(vector_needs_its_switches)
+{
+    bench_long(0);
+    b.v->s.cr0 |= CR0_TS;
+    RUN("\x0f\x58\xc1"); /* addps xmm0, xmm1 */
+    EXPECT_EXC(EXC_NM);
+    bench_long(0);
+    b.v->s.cr0 |= CR0_EM;
+    RUN("\x0f\x58\xc1");
+    EXPECT_EXC(EXC_UD);
+    bench_long(0);
+    b.v->s.cr0 |= CR0_EM;
+    RUN("\xd9\xe8"); /* fld1 */
+    EXPECT_EXC(EXC_NM);
+    bench_long(0);
+    b.v->s.cr4 &= ~(u64)CR4_OSFXSR;
+    RUN("\x0f\x58\xc1");
+    EXPECT_EXC(EXC_UD);
+    bench_long(0);
+    RUN("\xc5\xf8\x58\xc1"); /* vaddps without OSXSAVE */
+    EXPECT_EXC(EXC_UD);
+    bench_long(0);
+    b.v->s.gpr[RAX] = DATA + 4;
+    RUN("\x0f\x28\x00"); /* movaps, misaligned */
+    EXPECT_EXC(EXC_GP);
+    bench_long(0);
+    vec_on();
+    RUN("\x62\xf1\x7c\x48\x58\xc1"); /* vaddps zmm: not announced */
+    EXPECT_EXC(EXC_UD);
+}
+
+TEST(fxsave_and_xsave_keep_all)
+{
+    bench_long(0);
+    vec_on();
+    for (unsigned k = 0; k < 16; k++)
+        put(DATA + k, 0x30 + k, 1);
+    b.v->s.gpr[RAX] = DATA;
+    b.v->s.gpr[RBX] = DATA + 0x100;
+    RUN("\x44\x0f\x28\x08"); /* movaps xmm9, [rax] */
+    RUN("\xdb\xe3");         /* fninit */
+    RUN("\xd9\xe8");         /* fld1 */
+    RUN("\x0f\xae\x03");     /* fxsave [rbx] */
+    EXPECT_EQ(get(DATA + 0x100 + 160 + 9 * 16, 4), 0x33323130);
+    EXPECT_EQ(get(DATA + 0x100, 2), 0x37f);
+    EXPECT_EQ(get(DATA + 0x100 + 32 + 8, 2), 0x3fff);
+    RUN("\x45\x0f\x57\xc9");     /* xorps xmm9, xmm9 */
+    RUN("\xdd\xd8");             /* fstp st0 */
+    RUN("\x0f\xae\x0b");         /* fxrstor [rbx] */
+    RUN("\x44\x0f\x11\x48\x20"); /* movups [rax+32], xmm9 */
+    EXPECT_EQ(get(DATA + 32, 4), 0x33323130);
+    RUN("\xdd\x58\x40"); /* fstp qword [rax+64] */
+    EXPECT_EQ(get(DATA + 64, 8), 0x3ff0000000000000);
+
+    put(DATA + 0x100 + 24, 0xffff0000, 4);
+    RUN("\x0f\xae\x0b"); /* reserved MXCSR bits */
+    EXPECT_EXC(EXC_GP);
+
+    if (!(b.v->cpuid->xcr0 & 4))
+        return;
+    bench_long(0);
+    vec_on();
+    memset(b.ram->host + DATA, 0x77, 32);
+    b.v->s.gpr[RAX] = DATA;
+    RUN("\xc5\x7c\x10\x18"); /* vmovups ymm11, [rax] */
+    b.v->s.gpr[RBX] = DATA + 0x400;
+    b.v->s.gpr[RAX] = 7;
+    b.v->s.gpr[RDX] = 0;
+    RUN("\x0f\xae\x23"); /* xsave [rbx] */
+    EXPECT_EQ(get(DATA + 0x400 + 512, 8) & 6, 6);
+    EXPECT_EQ(get(DATA + 0x400 + 576 + 11 * 16, 8), 0x7777777777777777);
+    RUN("\xc5\xfc\x77"); /* vzeroall */
+    RUN("\x0f\xae\x2b"); /* xrstor [rbx] */
+    b.v->s.gpr[RAX] = DATA + 0x800;
+    RUN("\xc5\x7c\x11\x18");
+    EXPECT_EQ(get(DATA + 0x800 + 24, 8), 0x7777777777777777);
+    b.v->s.gpr[RAX] = 7;
+    RUN("\x0f\xc7\x23"); /* xsavec [rbx] */
+    EXPECT_EQ(get(DATA + 0x400 + 520, 8), BIT(63) | 7);
+    RUN("\xc5\xfc\x77");
+    RUN("\x0f\xae\x2b");
+    b.v->s.gpr[RAX] = DATA + 0x900;
+    RUN("\xc5\x7c\x11\x18");
+    EXPECT_EQ(get(DATA + 0x900 + 24, 8), 0x7777777777777777);
+    put(DATA + 0x400 + 512, 0x80, 8); /* a component that is not there */
+    b.v->s.gpr[RAX] = 7;
+    RUN("\x0f\xae\x2b");
+    EXPECT_EXC(EXC_GP);
+}
+
+TEST(masked_and_gathered)
+{
+    bench_long(0);
+    vec_on();
+    if (!(b.v->cpuid->xcr0 & 4))
+        return;
+    /* mask: elements 0 and 2; data beyond in an absent page */
+    put(DATA, 0x80000000, 4);
+    put(DATA + 8, 0x80000000, 4);
+    b.v->s.gpr[RAX] = DATA;
+    RUN("\xc5\xf8\x10\x08"); /* vmovups xmm1, [rax] */
+    put(TABLES + 0x3000 + 8 * ((DATA >> 12) + 1), 0, 8);
+    mmu_flush_all(b.v);
+    put(DATA + 0xff4, 0x11111111, 4);
+    put(DATA + 0xff8, 0x22222222, 4);
+    put(DATA + 0xffc, 0x33333333, 4);
+    b.v->s.gpr[RBX] = DATA + 0xff4;
+    RUN("\xc4\xe2\x71\x2c\x13"); /* vmaskmovps xmm2, xmm1, [rbx]: element 3 is not read */
+    EXPECT_EQ(b.v->s.rip, CODE + 5);
+    b.v->s.gpr[RAX] = DATA + 0x40;
+    RUN("\xc5\xf8\x11\x10");
+    EXPECT_EQ(get(DATA + 0x40, 8), 0x11111111);
+    EXPECT_EQ(get(DATA + 0x48, 8), 0x33333333);
+    RUN("\xc4\xe2\x71\x2e\x13"); /* vmaskmovps [rbx], xmm1, xmm2 */
+    EXPECT_EQ(b.v->s.rip, CODE + 5);
+
+    /* vgatherdps xmm3, [rbx+xmm4*4], xmm1: faults at element 2 after 0 is done */
+    u32 idx[] = { 0, 5, 3, 7 };
+    memcpy(b.ram->host + DATA + 0x80, idx, sizeof idx);
+    b.v->s.gpr[RAX] = DATA + 0x80;
+    RUN("\xc5\xf8\x10\x20");
+    RUN("\xc4\xe2\x71\x92\x1c\xa3");
+    EXPECT_EXC(EXC_PF);
+    EXPECT_EQ(b.v->s.cr2, DATA + 0x1000);
+    put(TABLES + 0x3000 + 8 * ((DATA >> 12) + 1), (DATA + 0x1000) | 7, 8);
+    put(DATA + 0x1000, 0x44444444, 4);
+    RUN("\xc4\xe2\x71\x92\x1c\xa3");
+    EXPECT_EQ(b.v->s.rip, CODE + 6);
+    b.v->s.gpr[RAX] = DATA + 0xc0;
+    RUN("\xc5\xf8\x11\x18");
+    EXPECT_EQ(get(DATA + 0xc0, 4), 0x11111111);
+    EXPECT_EQ(get(DATA + 0xc8, 4), 0x44444444);
+    RUN("\xc5\xf8\x11\x08"); /* the mask is zero now */
+    EXPECT_EQ(get(DATA + 0xc8, 8), 0);
+}
+
+/* ---- system
+ * -----------------------------------------------------------------------------------
+ */
+TEST(fast_system_calls)
+{
+    struct x86_state *s;
+
+    bench_long(3);
+    s = &b.v->s;
+    s->msr.efer |= EFER_SCE;
+    s->msr.star = (u64)S_CODE32 << 32 | (u64)(S_CODE3 - 16) << 48;
+    s->msr.lstar = 0x5000;
+    s->msr.sfmask = FL_IF | FL_DF;
+    s->rflags |= FL_IF | FL_DF;
+    RUN("\x0f\x05");
+    EXPECT_EQ(s->rip, 0x5000);
+    EXPECT_EQ(b.v->cpl, 0);
+    EXPECT_EQ(s->gpr[RCX], CODE + 2);
+    EXPECT_EQ(s->gpr[R11], FL_1 | FL_IF | FL_DF);
+    EXPECT(!(s->rflags & (FL_IF | FL_DF)));
+    RUN("\x48\x0f\x07");
+    EXPECT_EQ(s->rip, CODE + 2);
+    EXPECT_EQ(b.v->cpl, 3);
+    EXPECT_EQ(b.v->mode, MODE_64);
+    EXPECT_EQ(s->seg[CS].sel, (S_CODE3 - 16 + 16) | 3);
+    EXPECT(s->rflags & FL_IF);
+
+    bench_prot(3);
+    s->msr.sysenter_cs = S_CODE32;
+    s->msr.sysenter_eip = 0x5000;
+    s->msr.sysenter_esp = 0x6000;
+    RUN("\x0f\x34");
+    EXPECT_EQ(s->rip, 0x5000);
+    EXPECT_EQ(s->gpr[RSP], 0x6000);
+    EXPECT_EQ(b.v->cpl, 0);
+    s->gpr[RDX] = CODE;
+    s->gpr[RCX] = STACK;
+    RUN("\x0f\x35");
+    EXPECT_EQ(b.v->cpl, 3);
+    EXPECT_EQ(s->rip, CODE);
+}
+
+TEST(ports_by_bitmap)
+{
+    bench_prot(3);
+    b.v->s.tr.limit = 0x68 + 0x100;
+    memset(b.ram->host + TSS + 0x68, 0xff, 0x100);
+    put(TSS + 0x68 + 0x60 / 8, 0xfe, 1); /* port 0x60 alone */
+    RUN("\xe4\x60");
+    EXPECT_EQ(b.v->s.rip, CODE + 2);
+    EXPECT_EQ(b.v->s.gpr[RAX] & 0xff, 0xff);
+    RUN("\xe5\x60"); /* four ports */
+    EXPECT_EXC(EXC_GP);
+    bench_prot(3);
+    RUN("\xfa"); /* cli */
+    EXPECT_EXC(EXC_GP);
+}
+
+TEST(two_levels_and_pae)
+{
+    bench_prot(0);
+    /* 4 MiB page at 0, writable; 4 KiB pages from 4 MiB on, the first is DATA */
+    put(TABLES, 0x83, 4);
+    put(TABLES + 4, (TABLES + 0x1000) | 3, 4);
+    put(TABLES + 0x1000, DATA | 3, 4);
+    b.v->s.cr3 = TABLES;
+    b.v->s.cr4 = CR4_PSE;
+    b.v->s.cr0 |= CR0_PG;
+    soft_update(b.v);
+    mmu_set_cr3(b.v, TABLES);
+    put(DATA + 8, 0xcafe, 4);
+    b.v->s.gpr[RAX] = 0x400008;
+    RUN("\x8b\x08");
+    EXPECT_EQ(b.v->s.gpr[RCX], 0xcafe);
+    put(TABLES + 0x1000, (DATA + 0x1000) | 3, 4);
+    put(DATA + 0x1008, 0xbeef, 4);
+    RUN("\x8b\x08"); /* still the old one: no INVLPG yet */
+    EXPECT_EQ(b.v->s.gpr[RCX], 0xcafe);
+    RUN("\x0f\x01\x38"); /* invlpg [eax] */
+    RUN("\x8b\x08");
+    EXPECT_EQ(b.v->s.gpr[RCX], 0xbeef);
+
+    bench_prot(0);
+    put(TABLES, (TABLES + 0x1000) | 1, 8);
+    put(TABLES + 0x1000, 0x83, 8);
+    put(TABLES + 0x1008, 0x200083, 8);
+    put(TABLES + 24, (TABLES + 0x2000) | 1, 8); /* 3 GiB: 2 MiB page at 0 */
+    put(TABLES + 0x2000, 0x83, 8);
+    b.v->s.cr4 = CR4_PAE;
+    b.v->s.cr0 |= CR0_PG;
+    soft_update(b.v);
+    mmu_set_cr3(b.v, TABLES);
+    put(DATA, 0x1234, 4);
+    b.v->s.gpr[RAX] = 0xc0000000 + DATA;
+    RUN("\x8b\x08");
+    EXPECT_EQ(b.v->s.gpr[RCX], 0x1234);
+    b.v->s.gpr[RAX] = 0x40000000;
+    RUN("\x8b\x08");
+    EXPECT_EXC(EXC_PF);
+}
+
+TEST(pcids_keep_their_entries)
+{
+    struct x86_state *s;
+
+    bench_long(0);
+    s = &b.v->s;
+    s->gpr[RAX] = s->cr4 | CR4_PCIDE;
+    RUN("\x0f\x22\xe0"); /* mov cr4, rax */
+    EXPECT_EQ(s->rip, CODE + 3);
+    put(DATA, 1, 8);
+    put(DATA + 0x1000, 2, 8);
+    s->gpr[RBX] = DATA;
+    s->gpr[RAX] = TABLES | 1;
+    RUN("\x0f\x22\xd8"); /* mov cr3, rax */
+    RUN("\x48\x8b\x0b");
+    EXPECT_EQ(s->gpr[RCX], 1);
+    put(TABLES + 0x3000 + 8 * (DATA >> 12), (DATA + 0x1000) | 7, 8);
+    s->gpr[RAX] = TABLES | 2;
+    RUN("\x0f\x22\xd8");
+    RUN("\x48\x8b\x0b");
+    EXPECT_EQ(s->gpr[RCX], 2);
+    s->gpr[RAX] = TABLES | 1 | BIT(63);
+    RUN("\x0f\x22\xd8");
+    RUN("\x48\x8b\x0b");
+    EXPECT_EQ(s->gpr[RCX], 1); /* what PCID 1 had */
+    put(DATA + 0x100, 1, 8);
+    put(DATA + 0x108, 0, 8);
+    s->gpr[RAX] = 1;
+    s->gpr[RDX] = DATA + 0x1100; /* through the identity of the next page */
+    put(DATA + 0x1100, 1, 8);
+    RUN("\x66\x0f\x38\x82\x02"); /* invpcid rax, [rdx] */
+    EXPECT_EQ(s->rip, CODE + 5);
+    RUN("\x48\x8b\x0b");
+    EXPECT_EQ(s->gpr[RCX], 2);
+}
+
+TEST(control_registers_refuse_nonsense)
+{
+    bench_long(0);
+    b.v->s.gpr[RAX] = CR0_PG;
+    RUN("\x0f\x22\xc0"); /* PG without PE */
+    EXPECT_EXC(EXC_GP);
+    bench_long(0);
+    b.v->s.gpr[RAX] = 0; /* CR4 without PAE in long mode */
+    RUN("\x0f\x22\xe0");
+    EXPECT_EXC(EXC_GP);
+    bench_long(0);
+    b.v->s.gpr[RAX] = b.v->s.cr4 | 1u << 31;
+    RUN("\x0f\x22\xe0");
+    EXPECT_EXC(EXC_GP);
+    bench_long(3);
+    RUN("\x0f\x20\xc0");
+    EXPECT_EXC(EXC_GP);
+    bench_long(0);
+    b.v->s.gpr[RAX] = 0x10;
+    RUN("\x44\x0f\x22\xc0"); /* CR8 > 15 */
+    EXPECT_EXC(EXC_GP);
+}
+
+TEST(descriptors_are_looked_at)
+{
+    bench_prot(3);
+    b.v->s.gpr[RAX] = S_DATA3;
+    RUN("\x0f\x02\xc8"); /* lar ecx, eax */
+    EXPECT(b.v->s.rflags & FL_ZF);
+    EXPECT_EQ(b.v->s.gpr[RCX], 0xcff300);
+    RUN("\x0f\x03\xc8"); /* lsl */
+    EXPECT_EQ(b.v->s.gpr[RCX], 0xffffffff);
+    b.v->s.gpr[RAX] = S_DATA; /* DPL 0 from ring 3 */
+    b.v->s.gpr[RCX] = 7;
+    RUN("\x0f\x02\xc8");
+    EXPECT(!(b.v->s.rflags & FL_ZF));
+    EXPECT_EQ(b.v->s.gpr[RCX], 7);
+    b.v->s.gpr[RAX] = S_CODE3;
+    RUN("\x0f\x00\xe0"); /* verr */
+    EXPECT(b.v->s.rflags & FL_ZF);
+    RUN("\x0f\x00\xe8"); /* verw: code */
+    EXPECT(!(b.v->s.rflags & FL_ZF));
+    b.v->s.gpr[RAX] = 0x10;
+    b.v->s.gpr[RCX] = 3;
+    RUN("\x63\xc8"); /* arpl ax, cx */
+    EXPECT_EQ(b.v->s.gpr[RAX], 0x13);
+}
+
+TEST(modes_change)
+{
+    /* 16-bit protected to long and back is what every boot does; here compatibility mode. */
+    bench_long(0);
+    put(DATA, 0x5000, 4);
+    put(DATA + 4, S_CODE32, 2);
+    b.v->s.gpr[RAX] = DATA;
+    RUN("\xff\x28"); /* jmp far [rax] */
+    EXPECT_EQ(b.v->mode, MODE_32);
+    EXPECT_EQ(b.v->s.rip, 0x5000);
+    RUN("\xea\x00\x10\x00\x00\x28\x00"); /* jmp far S_CODE64:0x1000 */
+    EXPECT_EQ(b.v->mode, MODE_64);
+    EXPECT_EQ(b.v->s.rip, 0x1000);
+}
+
 TEST(msrs)
 {
     u64 val;
