@@ -14,7 +14,7 @@ struct monitor {
 };
 
 /* Beyond this the other side has to read before it may say more. */
-enum { MONITOR_OUT_HIGH = 256 * 1024, MONITOR_OUT_MAX = 4 * 1024 * 1024 };
+enum { MONITOR_OUT_HIGH = 256 * 1024, MONITOR_OUT_MAX = 16 * 1024 * 1024 };
 
 bool monitor_check(struct chardev *, GError **error);
 void monitor_add(struct monitor *, struct vm *, struct chardev *);

@@ -20,6 +20,7 @@ enum { COMMAND_MAX = 16 * 1024 * 1024 };
 struct qmp_session {
     struct monitor m;
     struct json_in in;
+    GByteArray *held; /* came, and waits until the answers before it have left */
     bool pretty, open, negotiated;
 };
 
@@ -119,30 +120,39 @@ static void run_request(struct qmp_session *s, JsonNode *node)
     send_line(s, &o);
 }
 
+/* Runs what has come, as long as the other side reads the answers. */
+static void qmp_pump(struct qmp_session *s)
+{
+    size_t at = 0;
+
+    while (at < s->held->len && monitor_room(&s->m)) {
+        enum json_in_result result;
+        g_autoptr(JsonNode) value = NULL;
+        g_autoptr(GError) error = NULL;
+
+        at += json_in_feed(&s->in, s->held->data + at, s->held->len - at, &result, &value,
+                           &error);
+        if (result == JSON_IN_VALUE)
+            run_request(s, value);
+        else if (result == JSON_IN_ERROR)
+            send_error(s, error, NULL);
+    }
+    g_byte_array_remove_range(s->held, 0, (guint)at);
+}
+
 static size_t qmp_can_read(void *opaque)
 {
     struct qmp_session *s = opaque;
 
-    return monitor_room(&s->m);
+    return s->held->len ? 0 : monitor_room(&s->m);
 }
 
 static void qmp_read(void *opaque, const u8 *bytes, size_t n)
 {
     struct qmp_session *s = opaque;
 
-    while (n) {
-        enum json_in_result result;
-        g_autoptr(JsonNode) value = NULL;
-        g_autoptr(GError) error = NULL;
-        size_t used = json_in_feed(&s->in, bytes, n, &result, &value, &error);
-
-        bytes += used;
-        n -= used;
-        if (result == JSON_IN_VALUE)
-            run_request(s, value);
-        else if (result == JSON_IN_ERROR)
-            send_error(s, error, NULL);
-    }
+    g_byte_array_append(s->held, bytes, (guint)n);
+    qmp_pump(s);
 }
 
 static void qmp_chardev_event(void *opaque, enum chardev_event ev)
@@ -158,10 +168,14 @@ static void qmp_chardev_event(void *opaque, enum chardev_event ev)
     case CHARDEV_CLOSED:
         s->open = s->negotiated = false;
         json_in_reset(&s->in);
+        g_byte_array_set_size(s->held, 0);
         g_string_truncate(s->m.out, 0);
         break;
     case CHARDEV_WRITABLE:
         monitor_flush(&s->m);
+        qmp_pump(s);
+        if (!s->held->len)
+            chardev_accept(s->m.chardev);
         break;
     default:
         break;
@@ -201,6 +215,7 @@ static void qmp_free(struct monitor *m)
 
     monitor_clear(m);
     json_in_clear(&s->in);
+    g_byte_array_unref(s->held);
     g_free(s);
 }
 
@@ -210,6 +225,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
         return false;
     struct qmp_session *s = g_new0(struct qmp_session, 1);
     json_in_init(&s->in, COMMAND_MAX);
+    s->held = g_byte_array_new();
     s->pretty = pretty;
     s->m.event = qmp_event;
     s->m.free = qmp_free;
