@@ -120,8 +120,11 @@ static void broken(void (*spoil)(struct vtest *))
         struct vtest_seg s[] = { { VT_DATA, 16, true } };
 
         start(&t, VT_MODERN, indirect ? BIT(VIRTIO_F_RING_INDIRECT) : 0);
+        t.hold = true;
         vt_add(&t, 0, s, 1);
         spoil(&t);
+        vt_publish(&t, 0);
+        t.hold = false;
         vt_kick(&t, 0);
         for (unsigned i = 0; i < 5000 && !(vt_status(&t) & VIRTIO_S_NEEDS_RESET); i++)
             g_usleep(200);
@@ -164,7 +167,7 @@ static void spoil_head(struct vtest *t)
 }
 static void spoil_index(struct vtest *t)
 {
-    ((u16 *)vt_at(t, t->q[0].avail))[1] = 1000;
+    t->q[0].idx = 1000;
 }
 static void spoil_table(struct vtest *t)
 {

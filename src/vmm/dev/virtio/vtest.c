@@ -279,8 +279,16 @@ u16 vt_add(struct vtest *t, unsigned qi, const struct vtest_seg *s, unsigned n)
     u16 *avail = vt_at(t, q->avail);
     avail[2 + q->idx % q->size] = head;
     q->idx++;
-    __atomic_store_n(&avail[1], q->idx, __ATOMIC_SEQ_CST);
+    if (!t->hold)
+        vt_publish(t, qi);
     return head;
+}
+
+void vt_publish(struct vtest *t, unsigned qi)
+{
+    u16 *avail = vt_at(t, t->q[qi].avail);
+
+    __atomic_store_n(&avail[1], t->q[qi].idx, __ATOMIC_SEQ_CST);
 }
 
 void vt_kick(struct vtest *t, unsigned q)

@@ -30,6 +30,7 @@ struct vtest {
     _Atomic u32 msi[16]; /* by vector: our data is the number */
     _Atomic bool gsi[VM_GSI_MAX];
     struct irq line; /* MMIO */
+    bool hold;       /* vt_add() does not show what it adds: vt_publish() does */
 };
 struct vtest_seg {
     gpa at;
@@ -56,6 +57,7 @@ void vt_queue_setup(struct vtest *, unsigned q, u16 size);
 
 /* Makes a chain available; its head. */
 u16 vt_add(struct vtest *, unsigned q, const struct vtest_seg *, unsigned n);
+void vt_publish(struct vtest *, unsigned q);
 void vt_kick(struct vtest *, unsigned q);
 /* Waits (two seconds) for the next used element; its length, or -1. */
 s64 vt_wait(struct vtest *, unsigned q, u16 *ret_head);
