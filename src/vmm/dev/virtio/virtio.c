@@ -159,7 +159,9 @@ void virtio_set_status(struct virtio *v, u8 status)
         return;
     }
     status |= old & VIRTIO_S_NEEDS_RESET;
-    if (!r->legacy) {
+    if (r->legacy) {
+        status &= ~VIRTIO_S_FEATURES_OK; /* no such step there */
+    } else {
         u64 f = r->driver_features;
 
         /* Once given, the driver's word holds. */
@@ -311,8 +313,8 @@ void virtio_dev_loaded(struct dev *d)
     if (d->type->kind == DEV_PCI)
         pci_loaded(&v->pci);
     r->legacy = r->legacy && v->has_legacy;
-    if (r->driver_features & ~v->features || (r->legacy && r->driver_features >> 32))
-        r->status |= VIRTIO_S_NEEDS_RESET;
+    if (r->status & VIRTIO_S_FEATURES_OK && r->driver_features & ~v->features)
+        r->status |= VIRTIO_S_NEEDS_RESET; /* made where there was more to offer */
     if (r->config_vector >= v->pci.vectors)
         r->config_vector = VIRTIO_NO_VECTOR;
     for (u32 i = 0; i < VIRTIO_QUEUES_MAX; i++) {
