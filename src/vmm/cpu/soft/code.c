@@ -193,7 +193,7 @@ static void page_drop(struct code_cache *cc, struct code_page *cp)
     }
     cp->blocks = NULL;
     for (unsigned k = 0; k < ARRAY_LEN(cp->bytes); k++)
-        cp->bytes[k] = 0;
+        cp->bytes[k] = cp->no_share[k] = 0;
 }
 
 void code_written(void *opaque, u64 page_index, u32 off, u32 len)
@@ -237,7 +237,7 @@ static void code_flush_all(struct soft_vcpu *v)
         if (cp) {
             cp->blocks = NULL;
             for (unsigned j = 0; j < ARRAY_LEN(cp->bytes); j++)
-                cp->bytes[j] = 0;
+                cp->bytes[j] = cp->no_share[j] = 0;
         }
         block_free(cc->blocks[k]);
     }
@@ -354,6 +354,27 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
             put32(cc, l->at, to->code);
             cc->n_links_made++;
         }
+    }
+    pthread_mutex_unlock(&cc->lock);
+}
+
+void code_shared_failed(struct soft_vcpu *v, struct block *b)
+{
+    struct code_cache *cc = v->sv->code;
+
+    if (++b->failed < 32)
+        return;
+    pthread_mutex_lock(&cc->lock);
+    struct code_page *cp = cc->pages[b->page];
+    if (!b->dead && cp) {
+        cp->no_share[b->off >> 6] |= 1ull << (b->off & 63);
+        for (struct block **p = &cp->blocks; *p; p = &(*p)->page_next) {
+            if (*p == b) {
+                *p = b->page_next;
+                break;
+            }
+        }
+        block_drop(cc, b);
     }
     pthread_mutex_unlock(&cc->lock);
 }

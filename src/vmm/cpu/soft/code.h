@@ -55,6 +55,7 @@ struct block {
     u16 off, mode;
     u16 n_sites;
     bool dead;
+    u8 failed; /* shared checks that failed */
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
     u32 incoming; /* index of a link + 1, 0: none */
@@ -70,7 +71,8 @@ struct link {          /* a direct jump that leaves a block for another of the s
 };
 
 struct code_page {
-    u64 bytes[64]; /* 4096 bits: bytes that translations depend on */
+    u64 bytes[64];   /* 4096 bits: bytes that translations depend on */
+    u64 no_share[64]; /* blocks that start there do better without shared checks */
     struct block *blocks;
 };
 
@@ -106,6 +108,8 @@ struct block *code_find(struct soft_vcpu *);
 struct block *code_find_mode(struct soft_vcpu *, u16 extra);
 /* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
 const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
+/* A shared check of this block failed: when that happens often it is translated anew without. */
+void code_shared_failed(struct soft_vcpu *, struct block *);
 void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);

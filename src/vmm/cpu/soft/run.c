@@ -205,9 +205,23 @@ static int take_interrupts(struct soft_vcpu *v)
 /* ---- the loop
  * -------------------------------------------------------------------------------- */
 
+/* A place that leaves often stays; others push it out slowly. */
+static void note_hot(struct soft_vcpu *v)
+{
+    struct code_hot *h = &v->hot[(v->s.rip ^ v->s.rip >> 9) & 255];
+
+    if (h->rip == v->s.rip)
+        h->n++;
+    else if (h->n)
+        h->n--;
+    else
+        *h = (struct code_hot){ v->s.rip, 1 };
+}
+
 static int interpret_one(struct soft_vcpu *v)
 {
     v->n_interp++;
+    note_hot(v);
     const struct insn *i = interp_fetch(v);
 
     if (!i)
@@ -256,6 +270,8 @@ static bool rewind_to_site(struct soft_vcpu *v)
     v->s.rip = v->page_va + s->guest;
     if (v->mode != MODE_64)
         v->s.rip = (u32)v->s.rip;
+    if (s->shared)
+        code_shared_failed(v, b);
     return s->shared;
 }
 
@@ -509,6 +525,7 @@ static void soft_info(struct vm *vm, GString *to)
                            cc->n_flushes, cc->n_links_made);
     for (u32 k = 0; k < vm->n_vcpus; k++) {
         struct soft_vcpu *v = vm->vcpus[k]->impl;
+        u64 last = 0;
 
         g_string_append_printf(
             to, "vcpu %u: interpreted %" G_GUINT64_FORMAT ", TLB fills %" G_GUINT64_FORMAT, k,
@@ -516,6 +533,18 @@ static void soft_info(struct vm *vm, GString *to)
         for (unsigned e = 0; e < ARRAY_LEN(names); e++)
             g_string_append_printf(to, ", %s %" G_GUINT64_FORMAT, names[e], v->n_exit[e]);
         g_string_append_c(to, '\n');
+        for (unsigned top = 0; top < 12; top++) {
+            struct code_hot *best = NULL;
+            for (unsigned h = 0; h < ARRAY_LEN(v->hot); h++)
+                if (v->hot[h].n && (!best || v->hot[h].n > best->n) &&
+                    (!last || v->hot[h].n < last))
+                    best = &v->hot[h];
+            if (!best)
+                break;
+            last = best->n;
+            g_string_append_printf(to, "  interpreted at %016" G_GINT64_MODIFIER "x: about %"
+                                   G_GUINT64_FORMAT " times\n", best->rip, best->n);
+        }
     }
 }
 

@@ -131,6 +131,9 @@ struct soft_vcpu {
     struct code_context {
         u32 ident, gen; /* ident: space, privilege, mode bits; 0 = free */
     } contexts[64];
+    struct code_hot { /* where translated code leaves for the interpreter, roughly counted */
+        u64 rip, n;
+    } hot[256];
     u32 gen_counter, next_context;
     u64 jump_pages[64]; /* which pages (hashed) have jump-cache entries */
     struct native_code *native;

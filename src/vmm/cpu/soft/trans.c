@@ -1420,6 +1420,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
         t->live[k] = live;
     }
 
+    if (t->cp->no_share[off >> 6] >> (off & 63) & 1)
+        t->mode |= CODE_NOSHARE;
     plan_groups(t, kinds);
     u32 start = ROUND_UP(cc->pos, 16u);
     t->e = (struct emit){ .p = cc->rw + start, .end = cc->rw + cc->limit - 64,
