@@ -29,7 +29,8 @@ bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
     cc->limit = (u32)size;
     size = cc->size;
     if (cc->fd < 0 || ftruncate(cc->fd, (off_t)size) < 0)
-        return fail_errno(error, errno, "code cache of %" G_GUINT64_FORMAT " MiB", (u64)(size / MiB));
+        return fail_errno(error, errno, "code cache of %" G_GUINT64_FORMAT " MiB",
+                          (u64)(size / MiB));
     cc->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, cc->fd, 0);
     cc->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, cc->fd, 0);
     if (cc->rw == MAP_FAILED || cc->rx == MAP_FAILED)

@@ -42,10 +42,10 @@ enum code_exit {
     CODE_EXITS,
 };
 
-struct site {   /* one guest instruction in a block */
-    u32 host;   /* offset of its first host byte from the block's entry */
-    u16 guest;  /* offset in the page */
-    bool flags; /* the host's flags are the guest's when it starts to execute */
+struct site {    /* one guest instruction in a block */
+    u32 host;    /* offset of its first host byte from the block's entry */
+    u16 guest;   /* offset in the page */
+    bool flags;  /* the host's flags are the guest's when it starts to execute */
     bool shared; /* its check covers more than its own access: may fail needlessly */
 };
 
@@ -55,23 +55,23 @@ struct block {
     u16 off, mode;
     u16 n_sites;
     bool dead;
-    u8 failed; /* shared checks that failed */
+    u8 failed;          /* shared checks that failed */
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
-    u32 incoming; /* index of a link + 1, 0: none */
+    u32 incoming;       /* index of a link + 1, 0: none */
     struct site *sites;
 };
 
-struct link {          /* a direct jump that leaves a block for another of the same page */
+struct link {   /* a direct jump that leaves a block for another of the same page */
     u32 next;   /* of the target's incoming list: index + 1 */
-    u32 at;            /* offset of the rel32 */
-    u32 stub;          /* where it points while unlinked */
-    s32 target;        /* offset in the page */
+    u32 at;     /* offset of the rel32 */
+    u32 stub;   /* where it points while unlinked */
+    s32 target; /* offset in the page */
     struct block *from, *to;
 };
 
 struct code_page {
-    u64 bytes[64];   /* 4096 bits: bytes that translations depend on */
+    u64 bytes[64];    /* 4096 bits: bytes that translations depend on */
     u64 no_share[64]; /* blocks that start there do better without shared checks */
     struct block *blocks;
 };
@@ -108,7 +108,8 @@ struct block *code_find(struct soft_vcpu *);
 struct block *code_find_mode(struct soft_vcpu *, u16 extra);
 /* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
 const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
-/* A shared check of this block failed: when that happens often it is translated anew without. */
+/* A shared check of this block failed: when that happens often it is translated anew without.
+ */
 void code_shared_failed(struct soft_vcpu *, struct block *);
 void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);

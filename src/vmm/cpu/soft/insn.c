@@ -126,14 +126,11 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
     /* Hosts that lack an extension decode its prefix space as the older instruction does. */
     ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
     ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
-    ZyanStatus st = ZydisDecoderDecodeInstruction(&d, NULL, bytes, n, &z);
     ZydisDecoderContext ctx;
+    ZyanStatus st = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, n, &z);
 
-    if (ZYAN_SUCCESS(st)) {
-        st = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, n, &z);
-        if (ZYAN_SUCCESS(st))
-            st = ZydisDecoderDecodeOperands(&d, &ctx, &z, ops, ZYDIS_MAX_OPERAND_COUNT);
-    }
+    if (ZYAN_SUCCESS(st))
+        st = ZydisDecoderDecodeOperands(&d, &ctx, &z, ops, ZYDIS_MAX_OPERAND_COUNT);
     if (st == ZYDIS_STATUS_NO_MORE_DATA)
         return n >= 15 ? -E2BIG : -EAGAIN;
     if (st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)

@@ -200,6 +200,12 @@ bool soft_rdmsr(struct soft_vcpu *v, u32 msr, u64 *ret)
         return v->vcpu->lapic && v->vcpu->lapic_ops->msr_read(v->vcpu->lapic, msr, ret);
     }
     switch (msr) {
+    case MSR_KVM_SYSTEM_TIME_NEW:
+    case MSR_KVM_WALL_CLOCK_NEW:
+        if (!cpuid_has(v->cpuid, W_KVM_EAX, 3))
+            return false;
+        *ret = msr == MSR_KVM_WALL_CLOCK_NEW ? m->kvm_wall_clock : m->kvm_system_time;
+        return true;
     case MSR_TSC:
         *ret = soft_tsc(v);
         return true;
@@ -344,6 +350,9 @@ bool soft_wrmsr(struct soft_vcpu *v, u32 msr, u64 val)
         return v->vcpu->lapic && v->vcpu->lapic_ops->msr_write(v->vcpu->lapic, msr, val);
     }
     switch (msr) {
+    case MSR_KVM_SYSTEM_TIME_NEW:
+    case MSR_KVM_WALL_CLOCK_NEW:
+        return kvmclock_write(v, msr, val);
     case MSR_TSC:
         old = soft_tsc(v);
         m->tsc_adjust += val - old;

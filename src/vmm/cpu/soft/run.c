@@ -494,7 +494,10 @@ static bool soft_set(struct vcpu *c, const struct x86_state *s, GError **error)
     memset(v->s.xsave + 512, 0, 64);
     memcpy(v->s.xsave + 512, &head, 8);
     v->fp_live = false;
-    c->tsc_offset = (s64)(s->msr.tsc - __builtin_ia32_rdtsc());
+    /* After a reset all TSCs start from one moment, or they would differ by what it took. */
+    if (!c->index || s->msr.tsc || !v->sv->reset_tsc)
+        v->sv->reset_tsc = __builtin_ia32_rdtsc();
+    c->tsc_offset = (s64)(s->msr.tsc - v->sv->reset_tsc);
     v->tsc_offset = (u64)c->tsc_offset;
     mmu_flush_all(v);
     soft_update(v);
@@ -542,8 +545,10 @@ static void soft_info(struct vm *vm, GString *to)
             if (!best)
                 break;
             last = best->n;
-            g_string_append_printf(to, "  interpreted at %016" G_GINT64_MODIFIER "x: about %"
-                                   G_GUINT64_FORMAT " times\n", best->rip, best->n);
+            g_string_append_printf(to,
+                                   "  interpreted at %016" G_GINT64_MODIFIER
+                                   "x: about %" G_GUINT64_FORMAT " times\n",
+                                   best->rip, best->n);
         }
     }
 }

@@ -82,16 +82,16 @@ struct interp_state {
     int fetch_stop; /* enum soft_stop, set when interp_fetch() returns NULL */
     u8 shadow;      /* int_shadow after this instruction */
     bool keep_rf, no_step;
-    bool align; /* alignment is checked: CPL 3, CR0.AM, EFLAGS.AC */
+    bool align;                       /* alignment is checked: CPL 3, CR0.AM, EFLAGS.AC */
     struct interp_cache_entry *cache; /* decoded instructions, by host address */
     struct insn insn;                 /* the one at hand when it cannot be cached */
 };
 
 struct soft_vcpu {
     /* What translated code reaches through GS, hot fields first. */
-    struct tlb_entry *tlb; /* of the current space and class */
+    struct tlb_entry *tlb;                    /* of the current space and class */
     struct tlb_entry *class_tlb[TLB_CLASSES]; /* of the current space; soft_update() */
-    _Atomic u8 poll;       /* != 0: leave translated code at the next block */
+    _Atomic u8 poll; /* != 0: leave translated code at the next block */
     u8 fp_live;
     u16 cc; /* status flags at block boundaries: SETO in 7:0, LAHF in 15:8 */
     u32 exit_code;
@@ -151,6 +151,7 @@ struct soft_vm {
     pthread_mutex_t excl_lock;
     pthread_cond_t excl_cond;
     _Atomic u32 excl_pending;
+    u64 reset_tsc; /* host TSC when vCPU 0 was reset last: all guest TSCs count from there */
     pthread_mutex_t atomic_lock; /* locked accesses that cross a page or a cache line in C */
 };
 
@@ -250,6 +251,11 @@ void soft_cpuid_limits(struct cpuid_limits *ret);
 /* MSR access as by RDMSR/WRMSR; false: #GP. FP is saved if needed. */
 bool soft_rdmsr(struct soft_vcpu *, u32 msr, u64 *ret) MUST_CHECK;
 bool soft_wrmsr(struct soft_vcpu *, u32 msr, u64 val) MUST_CHECK;
+
+/* ---- kvmclock.c
+ * ------------------------------------------------------------------------------ */
+enum { MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00, MSR_KVM_SYSTEM_TIME_NEW = 0x4b564d01 };
+bool kvmclock_write(struct soft_vcpu *, u32 msr, u64 val) MUST_CHECK; /* false: #GP */
 
 /* ---- native.c, trans.c ----------------------------------------------------------------------
  */

@@ -658,5 +658,8 @@ void soft_cpuid_limits(struct cpuid_limits *ret)
     ret->xcr0 = host.xcr0 & 7;
     if (!(ret->can[W_1_ECX] & (1u << 26)))
         ret->xcr0 = 0;
-    ret->hv_kvm = false;
+    /* kvm-clock, no I/O delays, TSC the same on all CPUs (kvmclock.c) */
+    ret->hv_kvm = true;
+    ret->can[W_KVM_EAX] = 1u << 1 | 1u << 3 | 1u << 24;
+    ret->no_return_overflow = true;
 }

@@ -2,22 +2,22 @@
 /*
  * trans.c - the translator: guest x86 code to host x86-64 code, a block at a time.
  *
- * Guest registers live in the host's registers of the same name, RSP included, except R9, R10 and
- * R11: those stay in v->s.gpr, and the host's R9-R11 are scratch (S1, S2, S3).  GS is the vCPU.
- * An instruction that only computes is copied byte for byte; one with a memory operand gets the
- * operand replaced by [S1 + S2]: guest address + addend from the TLB.
+ * Guest registers live in the host's registers of the same name, RSP included, except R9, R10
+ * and R11: those stay in v->s.gpr, and the host's R9-R11 are scratch (S1, S2, S3).  GS is the
+ * vCPU. An instruction that only computes is copied byte for byte; one with a memory operand
+ * gets the operand replaced by [S1 + S2]: guest address + addend from the TLB.
  *
  *   S1 = address; S2 = &tlb[index]; S3 = S1 - tag; if S3 > 4096 - size: slow; S2 = addend
  *
- * The slow path fills the TLB and comes back, or leaves the block for the interpreter to do this
- * one instruction: MMIO, page-crossing accesses, faults, writes to code.  So only the interpreter
- * raises exceptions, and every instruction either happens whole or not at all.
+ * The slow path fills the TLB and comes back, or leaves the block for the interpreter to do
+ * this one instruction: MMIO, page-crossing accesses, faults, writes to code.  So only the
+ * interpreter raises exceptions, and every instruction either happens whole or not at all.
  *
- * Status flags.  Between blocks they are in v->cc (SETO in bits 7:0, LAHF in 15:8); inside, they
- * are in the host's flags or in v->cc or dead.  Checks destroy the host's, so a check saves them
- * first if somebody still reads them (a backward pass over the block knows; at a jump within the
- * page the target is decoded ahead).  At a fault, flags that the code would overwrite before
- * reading are not restored.
+ * Status flags.  Between blocks they are in v->cc (SETO in bits 7:0, LAHF in 15:8); inside,
+ * they are in the host's flags or in v->cc or dead.  Checks destroy the host's, so a check
+ * saves them first if somebody still reads them (a backward pass over the block knows; at a
+ * jump within the page the target is decoded ahead).  At a fault, flags that the code would
+ * overwrite before reading are not restored.
  */
 #include <string.h>
 
@@ -25,9 +25,9 @@
 #include "vmm/cpu/soft/emit.h"
 
 enum { S1 = 9, S2 = 10, S3 = 11 };
-#define OFF(f) ((u32)offsetof(struct soft_vcpu, f))
+#define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
 #define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
-#define MN(x)  ZYDIS_MNEMONIC_##x
+#define MN(x)      ZYDIS_MNEMONIC_##x
 
 struct slow { /* out-of-line part of a check */
     u8 *jcc;
@@ -93,7 +93,8 @@ struct trans {
     struct code_page *cp;
 };
 
-/* ---- what may be copied --------------------------------------------------------------------- */
+/* ---- what may be copied ---------------------------------------------------------------------
+ */
 
 /* CPUID feature that an instruction set extension needs: word << 8 | bit; 0 = base, -1 = no. */
 static int isa_feature(u8 isa)
@@ -183,32 +184,123 @@ bool trans_isa_ok(const struct soft_vm *sv, u8 isa)
 {
     int f = isa_feature(isa);
 
-    return f == 0 || (f > 0 && cpuid_has(&sv->cpuid, (enum cpuid_word)(f >> 8 & 0xff), f & 0xff));
+    return f == 0 ||
+           (f > 0 && cpuid_has(&sv->cpuid, (enum cpuid_word)(f >> 8 & 0xff), f & 0xff));
 }
 
 static bool simple_mnemonic(u16 m)
 {
     switch (m) {
-    case MN(MOV): case MN(MOVZX): case MN(MOVSX): case MN(MOVSXD): case MN(ADD): case MN(OR):
-    case MN(ADC): case MN(SBB): case MN(AND): case MN(SUB): case MN(XOR): case MN(CMP):
-    case MN(TEST): case MN(INC): case MN(DEC): case MN(NEG): case MN(NOT): case MN(SHL):
-    case MN(SHR): case MN(SAR): case MN(ROL): case MN(ROR): case MN(RCL): case MN(RCR):
-    case MN(SHLD): case MN(SHRD): case MN(IMUL): case MN(MUL): case MN(DIV): case MN(IDIV):
-    case MN(XCHG): case MN(XADD): case MN(CMPXCHG): case MN(CMPXCHG8B): case MN(CMPXCHG16B):
-    case MN(BT): case MN(BTS): case MN(BTR): case MN(BTC): case MN(BSF): case MN(BSR):
-    case MN(TZCNT): case MN(LZCNT): case MN(POPCNT): case MN(BSWAP): case MN(MOVBE):
-    case MN(SETB): case MN(SETBE): case MN(SETL): case MN(SETLE): case MN(SETNB):
-    case MN(SETNBE): case MN(SETNL): case MN(SETNLE): case MN(SETNO): case MN(SETNP):
-    case MN(SETNS): case MN(SETNZ): case MN(SETO): case MN(SETP): case MN(SETS): case MN(SETZ):
-    case MN(CMOVB): case MN(CMOVBE): case MN(CMOVL): case MN(CMOVLE): case MN(CMOVNB):
-    case MN(CMOVNBE): case MN(CMOVNL): case MN(CMOVNLE): case MN(CMOVNO): case MN(CMOVNP):
-    case MN(CMOVNS): case MN(CMOVNZ): case MN(CMOVO): case MN(CMOVP): case MN(CMOVS):
-    case MN(CMOVZ): case MN(CBW): case MN(CWDE): case MN(CDQE): case MN(CWD): case MN(CDQ):
-    case MN(CQO): case MN(LAHF): case MN(SAHF): case MN(CLC): case MN(STC): case MN(CMC):
-    case MN(ANDN): case MN(BEXTR): case MN(BLSI): case MN(BLSMSK): case MN(BLSR):
-    case MN(PDEP): case MN(PEXT): case MN(RORX): case MN(SARX): case MN(SHLX): case MN(SHRX):
-    case MN(BZHI): case MN(MULX): case MN(ADCX): case MN(ADOX): case MN(CRC32):
-    case MN(MOVNTI): case MN(LFENCE): case MN(MFENCE): case MN(SFENCE): case MN(PAUSE):
+    case MN(MOV):
+    case MN(MOVZX):
+    case MN(MOVSX):
+    case MN(MOVSXD):
+    case MN(ADD):
+    case MN(OR):
+    case MN(ADC):
+    case MN(SBB):
+    case MN(AND):
+    case MN(SUB):
+    case MN(XOR):
+    case MN(CMP):
+    case MN(TEST):
+    case MN(INC):
+    case MN(DEC):
+    case MN(NEG):
+    case MN(NOT):
+    case MN(SHL):
+    case MN(SHR):
+    case MN(SAR):
+    case MN(ROL):
+    case MN(ROR):
+    case MN(RCL):
+    case MN(RCR):
+    case MN(SHLD):
+    case MN(SHRD):
+    case MN(IMUL):
+    case MN(MUL):
+    case MN(DIV):
+    case MN(IDIV):
+    case MN(XCHG):
+    case MN(XADD):
+    case MN(CMPXCHG):
+    case MN(CMPXCHG8B):
+    case MN(CMPXCHG16B):
+    case MN(BT):
+    case MN(BTS):
+    case MN(BTR):
+    case MN(BTC):
+    case MN(BSF):
+    case MN(BSR):
+    case MN(TZCNT):
+    case MN(LZCNT):
+    case MN(POPCNT):
+    case MN(BSWAP):
+    case MN(MOVBE):
+    case MN(SETB):
+    case MN(SETBE):
+    case MN(SETL):
+    case MN(SETLE):
+    case MN(SETNB):
+    case MN(SETNBE):
+    case MN(SETNL):
+    case MN(SETNLE):
+    case MN(SETNO):
+    case MN(SETNP):
+    case MN(SETNS):
+    case MN(SETNZ):
+    case MN(SETO):
+    case MN(SETP):
+    case MN(SETS):
+    case MN(SETZ):
+    case MN(CMOVB):
+    case MN(CMOVBE):
+    case MN(CMOVL):
+    case MN(CMOVLE):
+    case MN(CMOVNB):
+    case MN(CMOVNBE):
+    case MN(CMOVNL):
+    case MN(CMOVNLE):
+    case MN(CMOVNO):
+    case MN(CMOVNP):
+    case MN(CMOVNS):
+    case MN(CMOVNZ):
+    case MN(CMOVO):
+    case MN(CMOVP):
+    case MN(CMOVS):
+    case MN(CMOVZ):
+    case MN(CBW):
+    case MN(CWDE):
+    case MN(CDQE):
+    case MN(CWD):
+    case MN(CDQ):
+    case MN(CQO):
+    case MN(LAHF):
+    case MN(SAHF):
+    case MN(CLC):
+    case MN(STC):
+    case MN(CMC):
+    case MN(ANDN):
+    case MN(BEXTR):
+    case MN(BLSI):
+    case MN(BLSMSK):
+    case MN(BLSR):
+    case MN(PDEP):
+    case MN(PEXT):
+    case MN(RORX):
+    case MN(SARX):
+    case MN(SHLX):
+    case MN(SHRX):
+    case MN(BZHI):
+    case MN(MULX):
+    case MN(ADCX):
+    case MN(ADOX):
+    case MN(CRC32):
+    case MN(MOVNTI):
+    case MN(LFENCE):
+    case MN(MFENCE):
+    case MN(SFENCE):
+    case MN(PAUSE):
         return true;
     default:
         return false;
@@ -219,8 +311,15 @@ static bool simple_mnemonic(u16 m)
 static bool is_nop(const struct insn *i)
 {
     switch (i->mnem) {
-    case MN(NOP): case MN(ENDBR32): case MN(ENDBR64): case MN(PREFETCH): case MN(PREFETCHNTA):
-    case MN(PREFETCHT0): case MN(PREFETCHT1): case MN(PREFETCHT2): case MN(PREFETCHW):
+    case MN(NOP):
+    case MN(ENDBR32):
+    case MN(ENDBR64):
+    case MN(PREFETCH):
+    case MN(PREFETCHNTA):
+    case MN(PREFETCHT0):
+    case MN(PREFETCHT1):
+    case MN(PREFETCHT2):
+    case MN(PREFETCHW):
         return true;
     default:
         return false;
@@ -239,7 +338,13 @@ bool trans_is_simple(const struct soft_vm *sv, const struct insn *i)
         return false;
     for (unsigned k = 0; k < i->nops; k++) {
         switch (i->op[k].kind) {
-        case OP_SEG: case OP_CR: case OP_DR: case OP_FAR: case OP_K: case OP_BND: case OP_OTHER:
+        case OP_SEG:
+        case OP_CR:
+        case OP_DR:
+        case OP_FAR:
+        case OP_K:
+        case OP_BND:
+        case OP_OTHER:
             return false;
         default:
             break;
@@ -247,10 +352,23 @@ bool trans_is_simple(const struct soft_vm *sv, const struct insn *i)
     }
     if (i->vector) {
         switch (i->mnem) {
-        case MN(MASKMOVDQU): case MN(MASKMOVQ): case MN(VMASKMOVDQU): case MN(VMASKMOVPS):
-        case MN(VMASKMOVPD): case MN(VPMASKMOVD): case MN(VPMASKMOVQ): case MN(FXSAVE):
-        case MN(FXRSTOR): case MN(FXSAVE64): case MN(FXRSTOR64): case MN(XSAVE):
-        case MN(XRSTOR): case MN(FNSTENV): case MN(FLDENV): case MN(FNSAVE): case MN(FRSTOR):
+        case MN(MASKMOVDQU):
+        case MN(MASKMOVQ):
+        case MN(VMASKMOVDQU):
+        case MN(VMASKMOVPS):
+        case MN(VMASKMOVPD):
+        case MN(VPMASKMOVD):
+        case MN(VPMASKMOVQ):
+        case MN(FXSAVE):
+        case MN(FXRSTOR):
+        case MN(FXSAVE64):
+        case MN(FXRSTOR64):
+        case MN(XSAVE):
+        case MN(XRSTOR):
+        case MN(FNSTENV):
+        case MN(FLDENV):
+        case MN(FNSAVE):
+        case MN(FRSTOR):
             return false;
         default:
             return true;
@@ -259,12 +377,17 @@ bool trans_is_simple(const struct soft_vm *sv, const struct insn *i)
     if (!simple_mnemonic(i->mnem))
         return false;
     switch (i->mnem) {
-    case MN(BT): case MN(BTS): case MN(BTR): case MN(BTC):
+    case MN(BT):
+    case MN(BTS):
+    case MN(BTR):
+    case MN(BTC):
         /* bit string in memory: the register reaches beyond the operand */
         if (i->has_mem && i->op[1].kind == OP_GPR)
             return false;
         break;
-    case MN(CMPXCHG): case MN(XADD): case MN(XCHG):
+    case MN(CMPXCHG):
+    case MN(XADD):
+    case MN(XCHG):
         for (unsigned k = 0; k < i->nops; k++)
             if (i->op[k].kind == OP_HIGH8 && i->has_mem)
                 return false;
@@ -281,15 +404,28 @@ bool trans_is_simple(const struct soft_vm *sv, const struct insn *i)
 static u16 flags_killed(const struct insn *i)
 {
     switch (i->mnem) {
-    case MN(SHL): case MN(SHR): case MN(SAR): case MN(ROL): case MN(ROR): case MN(RCL):
-    case MN(RCR): case MN(SHLD): case MN(SHRD): {
+    case MN(SHL):
+    case MN(SHR):
+    case MN(SAR):
+    case MN(ROL):
+    case MN(ROR):
+    case MN(RCL):
+    case MN(RCR):
+    case MN(SHLD):
+    case MN(SHRD): {
         unsigned last = i->nops - 1u;
         if (i->op[last].kind != OP_IMM || !(i->imm & (i->opsize == 8 ? 63 : 31)))
             return 0;
         break;
     }
-    case MN(CMPSB): case MN(CMPSW): case MN(CMPSD): case MN(CMPSQ): case MN(SCASB):
-    case MN(SCASW): case MN(SCASD): case MN(SCASQ):
+    case MN(CMPSB):
+    case MN(CMPSW):
+    case MN(CMPSD):
+    case MN(CMPSQ):
+    case MN(SCASB):
+    case MN(SCASW):
+    case MN(SCASD):
+    case MN(SCASQ):
         return 0;
     default:
         break;
@@ -297,14 +433,15 @@ static u16 flags_killed(const struct insn *i)
     return i->fl_write & ~i->fl_undefined;
 }
 
-/* ---- flags ---------------------------------------------------------------------------------- */
+/* ---- flags ----------------------------------------------------------------------------------
+ */
 
 static void emit_flags_save(struct trans *t)
 {
     struct emit *e = &t->e;
 
     e_mov(e, S3, RAX);
-    e8(e, 0x9f); /* lahf */
+    e8(e, 0x9f);                                     /* lahf */
     e_bytes(e, (const u8[]){ 0x0f, 0x90, 0xc0 }, 3); /* seto al */
     e8(e, 0x65), e8(e, 0x66), e8(e, 0x89), e8(e, 0x04), e8(e, 0x25), e32(e, OFF(cc));
     e_mov(e, RAX, S3);
@@ -347,7 +484,8 @@ static void flags_need(struct trans *t)
     t->in_host = true;
 }
 
-/* ---- memory --------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------
+ */
 
 /* S1 = guest-linear address of the memory operand. Uses S2. Flags are destroyed if a segment
  * base is added. */
@@ -380,8 +518,9 @@ static void emit_address(struct trans *t, const struct insn *i, u16 off)
         e_op_mem(e, 0x8d, S1, base, index, i->scale, (s32)i->disp, w);
     }
     if (!i->mem_agen && (i->seg == FS || i->seg == GS)) {
-        e_gs(e, 0x03, S1, OFF(s.seg) + i->seg * sizeof(struct x86_seg) +
-             offsetof(struct x86_seg, base), t->is64);
+        e_gs(e, 0x03, S1,
+             OFF(s.seg) + i->seg * sizeof(struct x86_seg) + offsetof(struct x86_seg, base),
+             t->is64);
     }
 }
 
@@ -415,7 +554,8 @@ static void emit_check(struct trans *t, u32 size, bool write)
         e->full = true;
 }
 
-/* ---- instructions --------------------------------------------------------------------------- */
+/* ---- instructions ---------------------------------------------------------------------------
+ */
 
 static bool uses_scratch_gpr(const struct insn *i, u8 *set)
 {
@@ -447,15 +587,23 @@ static void store_scratch_gprs(struct trans *t, const struct insn *i)
 
 static u8 opcode_start(const struct insn *i)
 {
-    static const u8 escape[] = { [ZYDIS_OPCODE_MAP_DEFAULT] = 0, [ZYDIS_OPCODE_MAP_0F] = 1,
-                                 [ZYDIS_OPCODE_MAP_0F38] = 2, [ZYDIS_OPCODE_MAP_0F3A] = 2 };
+    static const u8 escape[] = { [ZYDIS_OPCODE_MAP_DEFAULT] = 0,
+                                 [ZYDIS_OPCODE_MAP_0F] = 1,
+                                 [ZYDIS_OPCODE_MAP_0F38] = 2,
+                                 [ZYDIS_OPCODE_MAP_0F3A] = 2 };
     return i->opcode_at - (i->map < sizeof escape ? escape[i->map] : 0);
 }
 
 static bool skip_prefix(u8 b)
 {
     switch (b) {
-    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x67:
+    case 0x26:
+    case 0x2e:
+    case 0x36:
+    case 0x3e:
+    case 0x64:
+    case 0x65:
+    case 0x67:
         return true;
     default:
         return false;
@@ -471,7 +619,8 @@ static void emit_copy(struct trans *t, const struct insn *i)
         u8 at = i->enc == ENC_LEGACY ? opcode_start(i) : 0;
         u8 op = i->bytes[at];
 
-        if (i->enc == ENC_LEGACY && i->map == ZYDIS_OPCODE_MAP_DEFAULT && op >= 0x40 && op <= 0x4f) {
+        if (i->enc == ENC_LEGACY && i->map == ZYDIS_OPCODE_MAP_DEFAULT && op >= 0x40 &&
+            op <= 0x4f) {
             for (u8 k = 0; k < at; k++)
                 if (i->bytes[k] == 0x66)
                     e8(e, 0x66);
@@ -650,7 +799,8 @@ static void emit_simple(struct trans *t, u32 k)
             at = emit_place(t, k);
         }
         for (unsigned o = 0; o < i->nops; o++) {
-            if (i->op[o].kind == OP_HIGH8 && at.base != S1) { /* AH and AL get swapped around it */
+            if (i->op[o].kind == OP_HIGH8 &&
+                at.base != S1) { /* AH and AL get swapped around it */
                 e_op_mem(&t->e, 0x8d, S1, at.base, at.index, 1, at.disp, true);
                 at = (struct place){ S1, 0xff, 0 };
             }
@@ -760,7 +910,8 @@ static void emit_direct(struct trans *t, s32 target)
 static void emit_exit(struct trans *t, u32 code, s32 off)
 {
     e_mov_imm32(&t->e, S3, code);
-    e8(&t->e, 0x49), e8(&t->e, 0xc7), e8(&t->e, 0xc2), e32(&t->e, (u32)off); /* mov r10, simm32 */
+    e8(&t->e, 0x49), e8(&t->e, 0xc7), e8(&t->e, 0xc2),
+        e32(&t->e, (u32)off); /* mov r10, simm32 */
     e_jmp(&t->e, t->cc->rx + t->cc->exit_off);
 }
 
@@ -875,7 +1026,8 @@ static void emit_rdtsc(struct trans *t, u32 k)
     e_shift(e, 5, RDX, 32, true);
 }
 
-/* ---- system instructions that are worth it -------------------------------------------------- */
+/* ---- system instructions that are worth it --------------------------------------------------
+ */
 
 /* op byte gs:[off], imm: digit 1 or, 4 and, 7 cmp */
 static void emit_gs_byte(struct trans *t, u8 digit, u32 off, u8 imm)
@@ -895,7 +1047,8 @@ static void emit_pushf(struct trans *t, u32 k)
         emit_flags_save(t);
     t->in_cc = true;
     t->in_host = false;
-    e8(e, 0x65), e8(e, 0x44), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x0c), e8(e, 0x25); /* movzx r9d */
+    e8(e, 0x65), e8(e, 0x44), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x0c),
+        e8(e, 0x25); /* movzx r9d */
     e32(e, OFF(cc));
     e_rr(e, 0x89, S2, S1, false);
     e_alu_imm(e, 4, S2, 1, false);
@@ -917,10 +1070,12 @@ static void emit_pushf(struct trans *t, u32 k)
 
 static void emit_interp_if(struct trans *t, u8 cc, u32 k)
 {
-    t->interps[t->n_interps++] = (struct interp_stub){ e_jcc(&t->e, cc, t->e.p + t->e.delta), k };
+    t->interps[t->n_interps++] =
+        (struct interp_stub){ e_jcc(&t->e, cc, t->e.p + t->e.delta), k };
 }
 
-/* The caller has seen to it that the next instruction is in the block too (interrupt shadow). */
+/* The caller has seen to it that the next instruction is in the block too (interrupt shadow).
+ */
 static void emit_sti(struct trans *t, u32 k)
 {
     flags_clobber(t, t->live[k]);
@@ -942,7 +1097,7 @@ static void emit_swapgs(struct trans *t)
 static void emit_ac(struct trans *t, u32 k, bool set)
 {
     flags_clobber(t, t->live[k]);
-    emit_gs_byte(t, set ? 1 : 4, OFF(s.rflags) + 2, set ? FL_AC >> 16 : (u8)~(FL_AC >> 16));
+    emit_gs_byte(t, set ? 1 : 4, OFF(s.rflags) + 2, set ? FL_AC >> 16 : (u8) ~(FL_AC >> 16));
     e_load(&t->e, S1, OFF(class_tlb) + 8 * (set ? TLB_KERNEL_AC : TLB_KERNEL));
     e_store(&t->e, OFF(tlb), S1);
 }
@@ -965,7 +1120,8 @@ static void emit_bit_string(struct trans *t, u32 k)
     if (w)
         e_mov(e, S2, r);
     else
-        e_bytes(e, (const u8[]){ (u8)(0x4c | (r >= 8)), 0x63, (u8)(0xd0 | (r & 7)) }, 3); /* movsxd */
+        e_bytes(e, (const u8[]){ (u8)(0x4c | (r >= 8)), 0x63, (u8)(0xd0 | (r & 7)) },
+                3); /* movsxd */
     e_shift(e, 7, S2, w ? 6 : 5, true);
     e_shift(e, 4, S2, w ? 3 : 2, true);
     e_rr(e, 0x01, S1, S2, i->adsize == 8);
@@ -984,14 +1140,32 @@ static void emit_bit_string(struct trans *t, u32 k)
     t->in_cc = false;
 }
 
-/* ---- what a block consists of --------------------------------------------------------------- */
+/* ---- what a block consists of ---------------------------------------------------------------
+ */
 
 enum kind {
     K_NONE, /* interpreter */
-    K_SIMPLE, K_NOP, K_LEA, K_PUSH, K_POP, K_LEAVE, K_RDTSC,
-    K_PUSHF, K_CLI, K_STI, K_SWAPGS, K_STAC, K_CLAC, K_BITS,
-    K_JCC, K_LOOP,                              /* may go on */
-    K_JMP, K_CALL, K_JMP_IND, K_CALL_IND, K_RET, /* end the block */
+    K_SIMPLE,
+    K_NOP,
+    K_LEA,
+    K_PUSH,
+    K_POP,
+    K_LEAVE,
+    K_RDTSC,
+    K_PUSHF,
+    K_CLI,
+    K_STI,
+    K_SWAPGS,
+    K_STAC,
+    K_CLAC,
+    K_BITS,
+    K_JCC,
+    K_LOOP, /* may go on */
+    K_JMP,
+    K_CALL,
+    K_JMP_IND,
+    K_CALL_IND,
+    K_RET, /* end the block */
 };
 
 static bool is_jcc(const struct insn *i)
@@ -1028,14 +1202,17 @@ static enum kind classify(const struct soft_vm *sv, const struct insn *i, u16 mo
             return full && (i->op[0].kind == OP_GPR || i->op[0].kind == OP_IMM ||
                             (i->op[0].kind == OP_MEM && i->base != RSP && i->index != RSP) ||
                             i->op[0].kind == OP_MEM)
-                       ? K_PUSH : K_NONE;
+                       ? K_PUSH
+                       : K_NONE;
         case MN(POP):
             return full && i->op[0].kind == OP_GPR ? K_POP : K_NONE;
         case MN(LEAVE):
             return full ? K_LEAVE : K_NONE;
         case MN(RDTSC):
             return mode & CODE_NOTSC ? K_NONE : K_RDTSC;
-        case MN(PUSHF): case MN(PUSHFD): case MN(PUSHFQ):
+        case MN(PUSHF):
+        case MN(PUSHFD):
+        case MN(PUSHFQ):
             return full ? K_PUSHF : K_NONE;
         case MN(CLI):
             return mode & CODE_USER ? K_NONE : K_CLI;
@@ -1045,10 +1222,14 @@ static enum kind classify(const struct soft_vm *sv, const struct insn *i, u16 mo
             return mode & CODE_USER || !is64 ? K_NONE : K_SWAPGS;
         case MN(STAC):
         case MN(CLAC):
-            if (mode & CODE_USER || !cpuid_has(&sv->cpuid, W_7_EBX, 20) || i->prefixes & ~PFX_REX)
+            if (mode & CODE_USER || !cpuid_has(&sv->cpuid, W_7_EBX, 20) ||
+                i->prefixes & ~PFX_REX)
                 return K_NONE;
             return i->mnem == MN(STAC) ? K_STAC : K_CLAC;
-        case MN(BT): case MN(BTS): case MN(BTR): case MN(BTC):
+        case MN(BT):
+        case MN(BTS):
+        case MN(BTR):
+        case MN(BTC):
             if (i->has_mem && i->op[1].kind == OP_GPR) {
                 if (i->opsize < 4 || (i->prefixes & PFX_LOCK && i->mnem == MN(BT)))
                     return K_NONE;
@@ -1057,18 +1238,24 @@ static enum kind classify(const struct soft_vm *sv, const struct insn *i, u16 mo
             break;
         case MN(LOOP):
             return i->adsize == (is64 ? 8 : 4) ? K_LOOP : K_NONE;
-        case MN(JCXZ): case MN(JECXZ): case MN(JRCXZ):
+        case MN(JCXZ):
+        case MN(JECXZ):
+        case MN(JRCXZ):
             return i->adsize == (is64 ? 8 : 4) ? K_LOOP : K_NONE;
         case MN(JMP):
             if (i->op[0].kind == OP_REL)
                 return full || is64 ? K_JMP : K_NONE;
-            return full && (i->op[0].kind == OP_GPR || (i->op[0].kind == OP_MEM && (i->modrm >> 3 & 7) == 4))
-                       ? K_JMP_IND : K_NONE;
+            return full && (i->op[0].kind == OP_GPR ||
+                            (i->op[0].kind == OP_MEM && (i->modrm >> 3 & 7) == 4))
+                       ? K_JMP_IND
+                       : K_NONE;
         case MN(CALL):
             if (i->op[0].kind == OP_REL)
                 return full ? K_CALL : K_NONE;
-            return full && (i->op[0].kind == OP_GPR || (i->op[0].kind == OP_MEM && (i->modrm >> 3 & 7) == 2))
-                       ? K_CALL_IND : K_NONE;
+            return full && (i->op[0].kind == OP_GPR ||
+                            (i->op[0].kind == OP_MEM && (i->modrm >> 3 & 7) == 2))
+                       ? K_CALL_IND
+                       : K_NONE;
         case MN(RET):
             return full && (i->opcode == 0xc3 || i->opcode == 0xc2) ? K_RET : K_NONE;
         default:
@@ -1102,7 +1289,8 @@ static u16 flags_wanted(struct trans *t, s32 off)
     for (int k = 0; k < 8 && open && off < 4096; k++) {
         struct insn i;
 
-        if (insn_decode(t->page + off, (size_t)MIN(15, 4096 - off), t->mode & CODE_MODE, &i) != 0)
+        if (insn_decode(t->page + off, (size_t)MIN(15, 4096 - off), t->mode & CODE_MODE, &i) !=
+            0)
             break;
         enum kind kind = classify(t->sv, &i, t->mode);
         if (kind == K_NONE || (kind >= K_JCC))
@@ -1122,8 +1310,9 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
     u8 w = t->is64 ? 8 : 4;
     struct place at;
 
-    t->sites[k] = (struct site){ .host = (u32)(e->p - t->entry), .guest = t->off[k],
-                                   .flags = t->in_host };
+    t->sites[k] = (struct site){ .host = (u32)(e->p - t->entry),
+                                 .guest = t->off[k],
+                                 .flags = t->in_host };
     switch (kind) {
     case K_SIMPLE:
         emit_simple(t, k);
@@ -1152,7 +1341,7 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
         break;
     case K_CLI:
         flags_clobber(t, t->live[k]);
-        emit_gs_byte(t, 4, OFF(s.rflags) + 1, (u8)~(FL_IF >> 8));
+        emit_gs_byte(t, 4, OFF(s.rflags) + 1, (u8) ~(FL_IF >> 8));
         break;
     case K_STI:
         emit_sti(t, k);
@@ -1255,8 +1444,8 @@ static void emit_stubs(struct trans *t)
 }
 
 /* One access of instruction k through `base`; may it share a check with the ones before? */
-static void plan_access(struct trans *t, u32 k, s8 *open, u8 base, s32 from, u32 size, bool write,
-                        s32 shift)
+static void plan_access(struct trans *t, u32 k, s8 *open, u8 base, s32 from, u32 size,
+                        bool write, s32 shift)
 {
     s32 to = from + (s32)size;
 
@@ -1327,8 +1516,9 @@ static void plan_groups(struct trans *t, const enum kind *kinds)
                 plan_access(t, k, open, i->base, (s32)i->disp + (i->base == RSP ? rsp : 0),
                             i->mem_size, i->mem_access & OP_WRITE, i->base == RSP ? rsp : 0);
             if ((i->mnem == MN(ADD) || i->mnem == MN(SUB)) && i->op[0].kind == OP_GPR &&
-                i->op[0].reg == RSP && i->op[1].kind == OP_IMM && i->opsize == (t->is64 ? 8 : 4) &&
-                (s64)i->imm < 1 << 16 && (s64)i->imm > -(1 << 16)) {
+                i->op[0].reg == RSP && i->op[1].kind == OP_IMM &&
+                i->opsize == (t->is64 ? 8 : 4) && (s64)i->imm < 1 << 16 &&
+                (s64)i->imm > -(1 << 16)) {
                 rsp += i->mnem == MN(ADD) ? (s32)i->imm : -(s32)i->imm;
                 written = 0;
             }
@@ -1356,12 +1546,13 @@ static bool followed(struct trans *t, s32 at)
     struct insn i;
 
     return t->n + 2 <= CODE_BLOCK_MAX_INSNS && at < 4096 &&
-           insn_decode(t->page + at, (size_t)MIN(15, 4096 - at), t->mode & CODE_MODE, &i) == 0 &&
+           insn_decode(t->page + at, (size_t)MIN(15, 4096 - at), t->mode & CODE_MODE, &i) ==
+               0 &&
            classify(t->sv, &i, t->mode) != K_NONE;
 }
 
-struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u16 off, u16 mode,
-                          bool *ret_full)
+struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u16 off,
+                          u16 mode, bool *ret_full)
 {
     struct soft_vm *sv = v->sv;
     struct code_cache *cc = sv->code;
@@ -1424,7 +1615,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
         t->mode |= CODE_NOSHARE;
     plan_groups(t, kinds);
     u32 start = ROUND_UP(cc->pos, 16u);
-    t->e = (struct emit){ .p = cc->rw + start, .end = cc->rw + cc->limit - 64,
+    t->e = (struct emit){ .p = cc->rw + start,
+                          .end = cc->rw + cc->limit - 64,
                           .delta = cc->rx - cc->rw };
     t->entry = t->e.p;
     if (start + 32 > cc->limit - 64) {
@@ -1472,8 +1664,10 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
             cc->cap_links = cc->cap_links ? cc->cap_links * 2 : 4096;
             cc->links = g_renew(struct link, cc->links, cc->cap_links);
         }
-        cc->links[cc->n_links++] = (struct link){ .at = t->links[k].at, .stub = t->links[k].stub,
-                                                  .target = t->links[k].target, .from = b };
+        cc->links[cc->n_links++] = (struct link){ .at = t->links[k].at,
+                                                  .stub = t->links[k].stub,
+                                                  .target = t->links[k].target,
+                                                  .from = b };
     }
     cc->pos = start + b->code_len;
     cc->n_translated++;

@@ -498,12 +498,14 @@ static void add_basic(struct cpu_table *t, const struct wish *w, bool intel)
     add_topology(t, 0x1f);
 }
 
-static void add_extended(struct cpu_table *t, const struct wish *w, bool amd)
+static void add_extended(struct cpu_table *t, const struct wish *w,
+                         const struct cpuid_limits *lim, bool amd)
 {
     u32 per_pkg = t->cores * t->threads;
     u32 brand[12] = { 0 };
     bool topoext = amd && t->have[W_80000001_ECX] & F(22);
-    u32 max = topoext ? 0x8000001e : amd ? 0x8000000a : 0x80000008;
+    bool srso_no = amd && lim->no_return_overflow;
+    u32 max = srso_no ? 0x80000021 : topoext ? 0x8000001e : amd ? 0x8000000a : 0x80000008;
 
     add_text(t, 0x80000000, max, amd ? t->vendor : "");
     add(t, 0x80000001, -1, amd ? t->signature : 0, 0, t->have[W_80000001_ECX],
@@ -527,6 +529,8 @@ static void add_extended(struct cpu_table *t, const struct wish *w, bool amd)
         add_caches(t, 0x8000001d, true);
         add(t, 0x8000001e, -1, 0, (t->threads - 1) << 8, 0, 0);
     }
+    if (srso_no)
+        add(t, 0x80000021, -1, 1u << 29, 0, 0, 0);
 }
 
 static void add_hypervisor(struct cpu_table *t, const struct cpuid_limits *lim, bool hide)
@@ -583,7 +587,7 @@ bool cpuid_build(const char *spec, const struct cpuid_limits *lim, u32 sockets, 
         t.virt_bits = 57;
     t.xsave_size = 576;
     add_basic(&t, &w, intel);
-    add_extended(&t, &w, amd);
+    add_extended(&t, &w, lim, amd);
     add_hypervisor(&t, lim, w.hide);
     *ret = t;
     return true;

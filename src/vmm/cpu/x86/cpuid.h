@@ -58,6 +58,7 @@ struct cpuid_limits {
     cpuid_words can;
     u64 xcr0;
     u32 phys_bits;
+    bool no_return_overflow; /* a guest's RET is no RET of the host: AMD's SRSO_NO */
     bool hv_kvm; /* announce the KVM signature and W_KVM_EAX at 0x40000000 */
 };
 
