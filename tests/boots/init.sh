@@ -54,7 +54,7 @@ self_check()
     sleep 1
     t1=$(cut -d' ' -f1 /proc/uptime)
     check sleep "$(awk "BEGIN { d = $t1 - $t0; print (d > 0.95 && d < 3) ? \"yes\" : d }")" yes
-    dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|soft lockup|rcu.*stall|hung task' &&
+    dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|soft lockup|rcu.*stall|hung task' &&
         bad=$((bad + 1))
     case $cs in
     tsc | kvm-clock) ;;

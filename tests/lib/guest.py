@@ -261,7 +261,7 @@ class Guest:
 
 # What a kernel log must not have.
 TROUBLE = re.compile(
-    r"WARNING:|BUG:|Oops|Call Trace|Kernel panic|soft lockup|hard LOCKUP|rcu.*(stall|self-detected)"
+    r"WARNING: CPU|BUG:|Oops|Call Trace|Kernel panic|soft lockup|hard LOCKUP|rcu.*(stall|self-detected)"
     r"|hung task|segfault|general protection|double fault|Marking TSC unstable|I/O error"
     r"|EXT4-fs error|invalid opcode"
 )
