@@ -424,6 +424,8 @@ static bool vserial_init(struct virtio *v, GError **error)
                     PORTS_MAX);
     v->features |= BIT(F_MULTIPORT) | BIT(F_EMERG_WRITE);
     v->config_len = CFG_LEN;
+    /* Fewer than queues on purpose: two interrupts for all of them are plenty. */
+    v->own_vectors = s->max_ports + 1;
     virtio_add_queue(v, QSIZE, handle_rx);
     virtio_add_queue(v, QSIZE, handle_tx);
     virtio_add_queue(v, 32, handle_ctrl_rx);

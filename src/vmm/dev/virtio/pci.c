@@ -490,7 +490,8 @@ bool virtio_pci_init(struct dev *d, GError **error)
         pci_put16(c, PCI_DEVICE_ID, 0x1040 + v->vt->id);
         c[PCI_REVISION] = 1;
     }
-    u32 vectors = v->vectors == UINT32_MAX ? v->n_queues + 1 : v->vectors;
+    u32 own = v->own_vectors ? v->own_vectors : v->n_queues + 1;
+    u32 vectors = v->vectors == UINT32_MAX ? own : v->vectors;
     if (vectors)
         pci_msix_add(&v->pci, BAR_MSIX, vectors);
     if (v->has_modern) {

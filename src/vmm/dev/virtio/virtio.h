@@ -149,7 +149,8 @@ struct virtio {
     bool has_legacy, has_modern;
     char *disable_legacy; /* property: on, off, auto */
     bool disable_modern;
-    u32 vectors; /* property; UINT32_MAX: one each queue and one */
+    u32 vectors;     /* property; UINT32_MAX: as the device likes */
+    u32 own_vectors; /* that; 0: one for each queue and one for the configuration */
     /* MMIO transport */
     u64 mmio_at;
 };
