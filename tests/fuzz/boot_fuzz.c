@@ -3,8 +3,7 @@
  * boot_fuzz.c - fuzz target of the boot loaders: a file of any bytes as -kernel.
  *
  * The first byte says which guest it is for (little or more memory, initrd or not); the rest is
- * the kernel.  With libFuzzer: CC=clang meson setup build-fuzz && ninja -C build-fuzz
- * fuzz-boot; without it replay.c mutates a few seeds by a fixed sequence, as a test.
+ * the kernel.  Without libFuzzer replay.c mutates a few seeds by a fixed sequence.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
