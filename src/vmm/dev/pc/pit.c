@@ -402,9 +402,10 @@ static void pit_gate2(struct pit *s, bool gate)
 static void pit_pace(struct pit *s)
 {
     const struct pit_channel *c = &s->r.ch[2];
-    u64 now = vm_now(s->dev.vm), end = MIN(s->polled + PACE_NS, now + PACE_NS);
+    u64 now = vm_now(s->dev.vm);
+    u64 end = (s->polled > c->start && s->polled < now ? s->polled : now) + PACE_NS;
 
-    if (c->mode == 0 && c->counting && !c->held && !ch_out(c, end))
+    if (c->mode == 0 && c->counting && !c->held && !ch_out(c, now))
         for (unsigned n = 0; n < PACE_MAX && (now = vm_now(s->dev.vm)) < end; n++)
             __builtin_ia32_pause();
     s->polled = now;
