@@ -21,7 +21,7 @@
 enum { CHANNELS = 3, CONTROL = 3 };
 enum { RW_LATCH, RW_LOW, RW_HIGH, RW_BOTH };
 enum { LATE_MAX = 4 };
-enum { PACE_NS = 6000, PACE_MAX = 1000 };
+enum { PACE_NS = 4000, PACE_MAX = 1000 };
 #define PERIOD_MIN_NS (100 * NS_PER_US)
 #define NEVER         UINT64_MAX
 
@@ -51,7 +51,6 @@ struct pit_channel {
 struct pit {
     struct dev dev;
     struct timer timer;
-    u64 polled; /* when port 0x61 was last read: for pit_pace() only */
     struct pit_regs {
         struct pit_channel ch[CHANNELS];
         u64 ticked; /* edges of channel 0 since start that the guest has been given */
@@ -397,18 +396,17 @@ static void pit_gate2(struct pit *s, bool gate)
 /*
  * Linux measures the TSC by polling OUT2 in mode 0, and takes the measurement as disturbed when
  * one poll took ten times as long as another.  A port of ours answers so fast that the host's
- * own timer tick is enough for that; so here polls come as far apart as on a slow bus.
+ * own timer tick is enough for that; so here a poll takes as long as on a slow bus.
  */
 static void pit_pace(struct pit *s)
 {
     const struct pit_channel *c = &s->r.ch[2];
     u64 now = vm_now(s->dev.vm);
-    u64 end = (s->polled > c->start && s->polled < now ? s->polled : now) + PACE_NS;
 
-    if (c->mode == 0 && c->counting && !c->held && !ch_out(c, now))
-        for (unsigned n = 0; n < PACE_MAX && (now = vm_now(s->dev.vm)) < end; n++)
-            __builtin_ia32_pause();
-    s->polled = now;
+    if (c->mode != 0 || !c->counting || c->held || ch_out(c, now))
+        return;
+    for (unsigned n = 0; n < PACE_MAX && vm_now(s->dev.vm) < now + PACE_NS; n++)
+        __builtin_ia32_pause();
 }
 
 static u64 pit_speaker_read(struct dev *d, u64 off UNUSED, unsigned size UNUSED)
