@@ -441,6 +441,8 @@ static bool wanted(const ZydisDecodedInstruction *z, const struct insn *i)
     default:
         break;
     }
+    if (i->mnem == ZYDIS_MNEMONIC_NOP && i->nops && !i->has_mem)
+        return false; /* 0F 0D with a register: vendors differ */
     switch (i->mnem) {
     case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
     case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXRSTOR:
