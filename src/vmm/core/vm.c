@@ -212,8 +212,9 @@ void vcpu_signal(struct vcpu *v, u32 events)
     atomic_fetch_or(&v->events, events);
     if (poll)
         atomic_store(poll, 1);
-    if (v->vm->vcpu_kick)
-        v->vm->vcpu_kick(v);
+    void (*kick)(struct vcpu *) = v->vm->vcpu_kick; /* goes when the threads end */
+    if (kick)
+        kick(v);
 }
 
 static void vcpu_mark_stopped(struct vcpu *v)

@@ -59,7 +59,10 @@ bool cpu_open(struct vm *, const struct cpu_config *, GError **error);
 bool cpu_make_vcpus(struct vm *, const struct cpu_config *, GError **error);
 /* Starts the vCPU threads, parked until vm_cont(). */
 bool cpu_start_threads(struct vm *, GError **error);
-void cpu_close(struct vm *); /* stops threads, frees vCPUs, closes the backend */
+/* Ends the threads; the vCPUs stay, as devices (a LAPIC) point to them. */
+void cpu_stop(struct vm *);
+/* After the devices are gone: cpu_stop(), frees vCPUs, closes the backend. */
+void cpu_close(struct vm *);
 
 /* Does /dev/kvm run a long-mode, page-table-switching loop at speed? *ret_why (g_free) says
  * what was found either way, for the log line. Takes about 50 ms at most. */

@@ -254,7 +254,7 @@ bool cpu_start_threads(struct vm *vm, GError **error)
     return !err || fail_errno(error, err, "thread of a vCPU");
 }
 
-void cpu_close(struct vm *vm)
+void cpu_stop(struct vm *vm)
 {
     for (u32 i = 0; i < vm->n_vcpus; i++) {
         struct vcpu *v = vm->vcpus[i];
@@ -268,10 +268,16 @@ void cpu_close(struct vm *vm)
     for (u32 i = 0; i < vm->n_vcpus; i++) {
         if (vm->vcpus[i]->started)
             pthread_join(vm->vcpus[i]->thread, NULL);
+        vm->vcpus[i]->started = false;
     }
-    /* Devices and timers may still signal a vCPU; they find none. */
+    /* Devices may still signal a vCPU, but there is nobody to kick. */
     clock_stop(vm);
     vm->vcpu_kick = NULL;
+}
+
+void cpu_close(struct vm *vm)
+{
+    cpu_stop(vm);
     u32 n = vm->n_vcpus;
     vm->n_vcpus = 0;
     for (u32 i = 0; i < n; i++) {

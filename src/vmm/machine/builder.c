@@ -287,16 +287,17 @@ void machine_free(struct machine *m)
 
     if (!m)
         return;
-    cpu_close(m->vm);
+    cpu_stop(m->vm);
     g_hash_table_iter_init(&it, m->images);
     while (g_hash_table_iter_next(&it, NULL, &v))
         image_drain(v);
-    pc_intc_free(m->vm);
     vm_free_devs(m->vm);
+    pc_intc_free(m->vm);
     g_hash_table_iter_init(&it, m->nets);
     while (g_hash_table_iter_next(&it, NULL, &v))
         net_free(v);
     chardev_free_all(m->vm);
+    cpu_close(m->vm);
     vm_free(m->vm);
     g_hash_table_iter_init(&it, m->images);
     while (g_hash_table_iter_next(&it, NULL, &v))

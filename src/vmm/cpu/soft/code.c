@@ -151,7 +151,8 @@ void code_flush_page(struct soft_vcpu *v, u64 va)
 /* ---- blocks
  * ---------------------------------------------------------------------------------- */
 
-static void put32(struct code_cache *cc, u32 at, u32 to)
+__attribute__((no_sanitize("alignment"))) static void put32(struct code_cache *cc, u32 at,
+                                                            u32 to)
 {
     /* one aligned or at least single-instruction store: rel32 of a jump that others may run */
     *(volatile u32 *)(void *)(cc->rw + at) = to - (at + 4);
