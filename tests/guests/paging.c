@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * paging.c - 4-level paging: faults with their error codes and addresses, accessed and dirty bits,
- * write protection, NX, SMEP, SMAP, global pages, PCID, large pages, accesses that cross pages.
+ * paging.c - 4-level paging: faults with their error codes and addresses, accessed and dirty
+ * bits, write protection, NX, SMEP, SMAP, global pages, PCID, large pages, accesses that cross
+ * pages.
  */
 #include "lib/guest.h"
 
@@ -49,9 +50,9 @@ static void flush(void)
     set_cr3(cr3());
 }
 
-#define LOAD(va)      TRY("movl (%0), %%eax", ::"r"(va) : "rax", "memory")
-#define STORE(va)     TRY("movl %%eax, (%0)", ::"r"(va), "a"(0x11223344) : "memory")
-#define RMW(va)       TRY("addl %%eax, (%0)", ::"r"(va), "a"(1) : "memory")
+#define LOAD(va)  TRY("movl (%0), %%eax", ::"r"(va) : "rax", "memory")
+#define STORE(va) TRY("movl %%eax, (%0)", ::"r"(va), "a"(0x11223344) : "memory")
+#define RMW(va)   TRY("addl %%eax, (%0)", ::"r"(va), "a"(1) : "memory")
 #define CALL(va)  TRY_CALL(va, "rax")
 
 static void expect_pf(const char *name, u32 error, const volatile void *at)
