@@ -30,6 +30,7 @@ const struct dev_type *const dev_types[] = {
     &pic_type,
     &pit_type,
     &port92_type,
+    &pvpanic_type,
     &rtc_type,
     &uart_type,
     /* pci/ */

@@ -20,3 +20,7 @@ extern const struct dev_type debugexit_type;
 /* "i8257": two 8237 DMA controllers that transfer nothing, and the POST port 0x80. io: 0x80 (16
  * ports), 0xc0 (32 ports), 0x480 (16 ports); maps its ports 0x00-0x0f itself. */
 extern const struct dev_type dma_type;
+
+/* "pvpanic": a write of bit 0 shuts the guest down, as panicked. Maps itself at "ioport"
+ * (0x505). */
+extern const struct dev_type pvpanic_type;

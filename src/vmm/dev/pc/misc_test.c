@@ -46,6 +46,18 @@ TEST(debugexit_status)
     bench_free(&b);
 }
 
+TEST(pvpanic_shuts_down)
+{
+    struct bench b = bench_new(&pvpanic_type, 0);
+
+    EXPECT_EQ(bench_in(&b, 0x505), 3);
+    bench_out(&b, 0x505, 2);
+    EXPECT_EQ(b.vm->requests, 0);
+    bench_out(&b, 0x505, 1);
+    EXPECT_EQ(b.vm->requests, VM_REQ_SHUTDOWN);
+    bench_free(&b);
+}
+
 TEST(dma_registers)
 {
     struct bench b = bench_new(&dma_type, 0x80);

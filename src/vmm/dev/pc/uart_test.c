@@ -2,7 +2,12 @@
 /* uart_test.c - the serial port without a host end: registers, interrupts, loopback. */
 #include "vmm/dev/pc/uart.h"
 
+#include <fcntl.h>
+#include <termios.h>
+#include <unistd.h>
+
 #include "base/test.h"
+#include "vmm/backend/chardev.h"
 #include "vmm/core/bench.h"
 
 enum { P = 0x3f8 };
@@ -85,6 +90,64 @@ TEST(uart_loopback_fifo_timeout)
     EXPECT_EQ(bench_in(&b, P + 5) & 3, 1);
     bench_out(&b, P + 2, 0x03);
     EXPECT_EQ(bench_in(&b, P + 5) & 3, 0);
+    bench_free(&b);
+}
+
+static void turn(struct bench *b)
+{
+    for (u32 i = 0; i < 50; i++) {
+        while (g_main_context_iteration(b->vm->main, false))
+            ;
+        g_usleep(1000);
+    }
+}
+
+/* A terminal at the other end: all that comes gets through a FIFO of 16 bytes. */
+TEST(uart_with_a_terminal)
+{
+    struct bench b = bench_begin(&uart_type, P);
+    struct chardev *c = chardev_new(b.vm, "c", "pty", NULL);
+    const char *name = c ? strstr(chardev_describe(c), "/dev/") : NULL;
+    int fd = name ? open(name, O_RDWR | O_NOCTTY | O_NONBLOCK) : -1;
+    struct termios t;
+    char buf[64];
+    u32 got = 0;
+
+    EXPECT(fd >= 0);
+    EXPECT(!tcgetattr(fd, &t));
+    cfmakeraw(&t);
+    EXPECT(!tcsetattr(fd, TCSANOW, &t));
+    EXPECT(dev_set_ptr(b.dev, "chardev", c, NULL));
+    EXPECT(bench_realize(&b, NULL));
+    turn(&b);
+    bench_out(&b, P + 2, 0x41); /* FIFO, trigger 4 */
+    bench_out(&b, P + 4, 0x0b);
+    bench_out(&b, P + 1, 0x01);
+    for (u32 i = 0; i < 40; i++)
+        buf[i] = i + 1;
+    EXPECT_EQ(write(fd, buf, 40), 40);
+    for (u32 round = 0; round < 50 && got < 40; round++) {
+        turn(&b);
+        bench_step(&b, 100 * NS_PER_MS);
+        EXPECT(bench_irq(&b, 0));
+        for (u32 n = 0; bench_in(&b, P + 5) & 1; n++) {
+            EXPECT(n < 16);
+            EXPECT_EQ(bench_in(&b, P), ++got);
+        }
+        EXPECT(!bench_irq(&b, 0));
+    }
+    EXPECT_EQ(got, 40);
+    for (u32 i = 0; i < 20; i++) {
+        EXPECT_EQ(bench_in(&b, P + 5) & 0x60, 0x60);
+        bench_out(&b, P, 'a' + i);
+    }
+    turn(&b);
+    EXPECT_EQ(read(fd, buf, sizeof buf), 20);
+    EXPECT(!memcmp(buf, "abcdefghijklmnopqrst", 20));
+    close(fd);
+    dev_free(b.dev); /* before what it stands on */
+    b.dev = NULL;
+    chardev_free_all(b.vm);
     bench_free(&b);
 }
 
