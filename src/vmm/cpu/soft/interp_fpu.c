@@ -171,6 +171,26 @@ static void area_write(struct soft_vcpu *v, u64 la, const void *from, unsigned n
         interp_throw(v);
 }
 
+/* An unmasked x87 exception is pending, and this instruction reports it. */
+static bool fp_error_waits(struct soft_vcpu *v, const struct insn *i)
+{
+    u16 status;
+
+    if (!is_x87(i) && !has_op(i, OP_MM))
+        return false;
+    switch (i->mnem) {
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+        return false;
+    default:
+        soft_fp_load(v);
+        __asm__ volatile("fnstsw %0" : "=m"(status));
+        return status & 0x80;
+    }
+}
+
 /* ---- natively -------------------------------------------------------------------------------
  */
 static void run_native(struct soft_vcpu *v, const struct insn *i)
@@ -183,6 +203,8 @@ static void run_native(struct soft_vcpu *v, const struct insn *i)
 
     if (n > 128)
         throw_ud(v);
+    if (n && fp_error_waits(v, i)) /* comes before the operand is looked at */
+        throw_vec(v, EXC_MF);
     if (n) {
         la = mem_linear(v, i, 0, n, wr);
         if (i->vector && aligned_only(i) && (la & (n - 1)))

@@ -426,7 +426,9 @@ static u16 flags_killed(const struct insn *i)
     case MN(SCASW):
     case MN(SCASD):
     case MN(SCASQ):
-        return 0;
+        if (i->prefixes & (PFX_REP | PFX_REPNE)) /* perhaps no element at all */
+            return 0;
+        break;
     default:
         break;
     }
@@ -1140,6 +1142,73 @@ static void emit_bit_string(struct trans *t, u32 k)
     t->in_cc = false;
 }
 
+/* op reg, [S1 + S2] of 1, 2, 4 or 8 bytes; op: the byte form's opcode. */
+static void emit_sized(struct trans *t, u8 op, u8 reg, u8 size)
+{
+    struct emit *e = &t->e;
+
+    if (size == 2)
+        e8(e, 0x66);
+    e8(e, e_rex(size == 8, reg, S1, S2));
+    e8(e, size == 1 ? op : op + 1);
+    e_mem_tail(e, reg, S1, S2, 1, 0);
+}
+
+static bool is_string(const struct insn *i)
+{
+    return i->map == ZYDIS_OPCODE_MAP_DEFAULT && ((i->opcode >= 0xa4 && i->opcode <= 0xa7) ||
+                                                  (i->opcode >= 0xaa && i->opcode <= 0xaf));
+}
+
+/* One element of MOVS, CMPS, STOS, LODS, SCAS upwards; downwards is left to the interpreter. */
+static void emit_string(struct trans *t, u32 k)
+{
+    const struct insn *i = &t->i[k];
+    struct emit *e = &t->e;
+    u8 size = i->opcode & 1 ? i->opsize : 1;
+    u8 what = i->opcode & 0xfe;
+
+    flags_clobber(t, t->live[k]);
+    e_bytes(e, (const u8[]){ 0x65, 0xf6, 0x04, 0x25 }, 4); /* test byte gs:[rflags + 1], DF */
+    e32(e, OFF(s.rflags) + 1);
+    e8(e, FL_DF >> 8);
+    emit_interp_if(t, 5, k);
+    if (what == 0xa4 || what == 0xa6 || what == 0xac) { /* the source at RSI */
+        e_rr(e, 0x89, S1, RSI, t->is64);
+        emit_check(t, size, false);
+        emit_sized(t, 0x8a, what == 0xac ? RAX : S3, size);
+        if (what != 0xac)
+            e_store(e, OFF(scratch[0]), S3);
+    }
+    if (what != 0xac) { /* the destination at RDI */
+        e_rr(e, 0x89, S1, RDI, t->is64);
+        emit_check(t, size, what == 0xa4 || what == 0xaa);
+        if (what == 0xa4 || what == 0xa6)
+            e_load(e, S3, OFF(scratch[0]));
+        switch (what) {
+        case 0xa4:
+            emit_sized(t, 0x88, S3, size);
+            break;
+        case 0xaa:
+            emit_sized(t, 0x88, RAX, size);
+            break;
+        case 0xa6:
+            emit_sized(t, 0x3a, S3, size);
+            break;
+        default:
+            emit_sized(t, 0x3a, RAX, size);
+            break;
+        }
+        e_lea(e, RDI, RDI, size, t->is64);
+    }
+    if (what == 0xa4 || what == 0xa6 || what == 0xac)
+        e_lea(e, RSI, RSI, size, t->is64);
+    if (what == 0xa6 || what == 0xae) {
+        t->in_host = true;
+        t->in_cc = false;
+    }
+}
+
 /* ---- what a block consists of ---------------------------------------------------------------
  */
 
@@ -1159,6 +1228,7 @@ enum kind {
     K_STAC,
     K_CLAC,
     K_BITS,
+    K_STRING,
     K_JCC,
     K_LOOP, /* may go on */
     K_JMP,
@@ -1261,6 +1331,11 @@ static enum kind classify(const struct soft_vm *sv, const struct insn *i, u16 mo
         default:
             break;
         }
+        if (is_string(i))
+            return i->adsize == (is64 ? 8 : 4) && i->seg != FS && i->seg != GS &&
+                           !(i->prefixes & (PFX_REP | PFX_REPNE))
+                       ? K_STRING
+                       : K_NONE;
         if (is_jcc(i))
             return (is64 || !(i->prefixes & PFX_66)) ? K_JCC : K_NONE;
     }
@@ -1355,6 +1430,9 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
         break;
     case K_BITS:
         emit_bit_string(t, k);
+        break;
+    case K_STRING:
+        emit_string(t, k);
         break;
     case K_JCC:
         emit_jcc(t, k);
