@@ -234,14 +234,11 @@ static void code_flush_all(struct soft_vcpu *v)
 
     soft_exclusive_begin(v);
     pthread_mutex_lock(&cc->lock);
-    for (u32 k = 0; k < cc->n_blocks; k++) {
-        struct code_page *cp = cc->pages[cc->blocks[k]->page];
-        if (cp) {
-            cp->blocks = NULL;
-            for (unsigned j = 0; j < ARRAY_LEN(cp->bytes); j++)
-                cp->bytes[j] = cp->no_share[j] = 0;
-        }
+    for (u32 k = 0; k < cc->n_blocks; k++)
         block_free(cc->blocks[k]);
+    for (u64 k = 0; k < cc->n_pages; k++) {
+        g_free(cc->pages[k]);
+        cc->pages[k] = NULL;
     }
     for (u32 k = 0; k < CODE_HASH; k++)
         cc->hash[k] = NULL;
