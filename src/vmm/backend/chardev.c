@@ -191,10 +191,9 @@ static void chardev_input(struct chardev *c)
         return;
     if (r <= 0) {
         c->input_ended = true;
+        /* Input that ends (a file, a pipe) does not close the output beside it. */
         if (c->ops->lost)
             c->ops->lost(c);
-        else
-            chardev_event(c, CHARDEV_CLOSED);
         return;
     }
     size_t n = c->ops->filter_in ? c->ops->filter_in(c, buf, (size_t)r) : (size_t)r;
