@@ -5,9 +5,9 @@
  *
  * The user of a chardev (a UART, a console, the monitor) attaches handlers; they run on the
  * main loop, without any lock held.  Writing never blocks: what the host does not take is kept,
- * up to 64 KiB, then dropped oldest first for terminals and ptys, and reported as not taken for
- * sockets and files (CHARDEV_WRITABLE says when there is room again).  With nobody connected,
- * what is written is gone and counts as taken.
+ * up to 64 KiB, then reported as not taken (CHARDEV_WRITABLE says when there is room again); a
+ * pty, which perhaps nobody reads, drops its oldest instead.  With nobody connected, what is
+ * written is gone and counts as taken.
  *
  * The program has to ignore SIGPIPE, and to call chardev_restore_terminal() before it dies of a
  * signal.

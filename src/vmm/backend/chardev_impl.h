@@ -20,7 +20,7 @@ enum { CHARDEV_QUEUE = 64 * 1024 };
 
 struct chardev_ops {
     const char *kind;
-    bool drop_oldest; /* a full queue forgets its oldest bytes: terminals */
+    bool drop_oldest; /* a full queue forgets its oldest bytes: pty */
     bool socket;      /* fd_out is one: send() without SIGPIPE */
     /* Bytes from the host on their way to the user, changed in place; returns how many stay. */
     size_t (*filter_in)(struct chardev *, u8 *bytes, size_t n);
