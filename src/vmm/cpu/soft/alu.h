@@ -295,26 +295,59 @@ static inline bool host_cas(void *p, unsigned size, u64 old, u64 val)
     return ok;
 }
 
-/* Host pointer for read and write of [la, la+size); NULL: the slow way, rights are checked. */
-static inline u8 *rmw_ptr(struct soft_vcpu *v, u64 la, unsigned size)
+/* What cmpxchg leaves in the accumulator. */
+static inline u64 host_cas_old(void *p, unsigned size, u64 acc, u64 val)
+{
+    switch (size) {
+    case 1:
+        __asm__ volatile("lock cmpxchgb %b2,%0"
+                         : "+m"(*(u8 *)p), "+a"(acc)
+                         : "q"(val)
+                         : "cc", "memory");
+        break;
+    case 2:
+        __asm__ volatile("lock cmpxchgw %w2,%0"
+                         : "+m"(*(struct host_u16 *)p), "+a"(acc)
+                         : "r"(val)
+                         : "cc", "memory");
+        break;
+    case 4:
+        __asm__ volatile("lock cmpxchgl %k2,%0"
+                         : "+m"(*(struct host_u32 *)p), "+a"(acc)
+                         : "r"(val)
+                         : "cc", "memory");
+        break;
+    default:
+        __asm__ volatile("lock cmpxchgq %2,%0"
+                         : "+m"(*(struct host_u64 *)p), "+a"(acc)
+                         : "r"(val)
+                         : "cc", "memory");
+    }
+    return acc & mask_of(size);
+}
+
+/* Where a read-modify-write takes place. host NULL: the slow way; rights are checked. */
+struct rmw_place {
+    u8 *host;
+    gpa late; /* not ~0: mmu_late_done() is to be called */
+};
+
+/* The part of rmw_place() beyond a TLB hit. */
+struct rmw_place rmw_place_slow(struct soft_vcpu *, u64 la, unsigned size);
+
+static inline struct rmw_place rmw_place(struct soft_vcpu *v, u64 la, unsigned size)
 {
     const struct tlb_entry *e = &v->tlb[(la >> 12) & (TLB_SIZE - 1)];
 
     if (likely(la - e->wr <= 4096 - size))
-        return (u8 *)(uintptr_t)(la + e->addend);
-    if ((la & 4095) + size <= 4096) {
-        bool mmio;
-        gpa at;
-        u8 *p = mmu_ptr(v, la, size, MMU_WRITE, soft_class(v), &mmio, &at);
+        return (struct rmw_place){ (u8 *)(uintptr_t)(la + e->addend), ~0ull };
+    return rmw_place_slow(v, la, size);
+}
 
-        if (p)
-            return p;
-        if (!mmio)
-            interp_throw(v);
-        return NULL;
-    }
-    lin_probe(v, la, size);
-    return NULL;
+static inline void rmw_done(struct soft_vcpu *v, struct rmw_place w, u64 la, unsigned size)
+{
+    if (unlikely(w.late != ~0ull))
+        mmu_late_done(v, la, w.late, size);
 }
 
 /* The slow way, one at a time when locked. Returns what the memory had before. */
@@ -324,20 +357,21 @@ u64 rmw_slow(struct soft_vcpu *, u64 la, unsigned size, bool locked, alu_fn *, u
 static inline __attribute__((always_inline)) u64
 rmw_at(struct soft_vcpu *v, u64 la, unsigned size, bool locked, alu_fn *fn, u64 b, u32 *fl)
 {
-    u8 *p = rmw_ptr(v, la, size);
+    struct rmw_place w = rmw_place(v, la, size);
     u32 in = *fl;
     u64 old;
 
-    if (unlikely(!p))
+    if (unlikely(!w.host))
         return rmw_slow(v, la, size, locked, fn, b, fl);
     if (unlikely(locked)) {
         do {
-            old = host_load(p, size);
+            old = host_load(w.host, size);
             *fl = in;
-        } while (!host_cas(p, size, old, fn(size, old, b, fl)));
+        } while (!host_cas(w.host, size, old, fn(size, old, b, fl)));
     } else {
-        old = host_load(p, size);
-        host_store(p, size, fn(size, old, b, fl));
+        old = host_load(w.host, size);
+        host_store(w.host, size, fn(size, old, b, fl));
     }
+    rmw_done(v, w, la, size);
     return old;
 }

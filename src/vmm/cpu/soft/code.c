@@ -215,14 +215,19 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
         if (hit)
             page_drop(cc, cp);
     }
-    atomic_fetch_add(&sv->page_gen[page_index], 1);
-    if (!cp || !cp->blocks) { /* nothing is cached of it any more: writes are free again */
+    /*
+     * Nothing is cached of it any more: writes are free again, but not after each of them, since
+     * taking that back stops all vCPUs when code and data share a page.  The flag goes before the
+     * count, so that who sees the flag after the count has seen a count that will change.
+     */
+    if ((!cp || !cp->blocks) && !((atomic_load(&sv->page_gen[page_index]) + 1) & 63)) {
         for (u32 k = 0; k < ram_block_count(sv->vm->ram); k++) {
             struct ram_block *b = ram_block_at(sv->vm->ram, k);
             if (page_index - b->index_base < b->size >> RAM_PAGE_SHIFT)
                 atomic_fetch_and(&b->flags[page_index - b->index_base], (u8)~RAM_PAGE_CODE);
         }
     }
+    atomic_fetch_add(&sv->page_gen[page_index], 1);
     pthread_mutex_unlock(&cc->lock);
 }
 

@@ -64,6 +64,7 @@ static unsigned fetch_bytes(struct soft_vcpu *v, u64 la, u8 *to, unsigned n,
                             const _Atomic u32 **ret_gen, u32 *ret_count)
 {
     unsigned left = 4096 - (la & 4095);
+    _Atomic u8 *flags = NULL;
     const u8 *page;
     u64 index;
     gpa at;
@@ -82,12 +83,16 @@ static unsigned fetch_bytes(struct soft_vcpu *v, u64 la, u8 *to, unsigned n,
         struct ram_page p;
 
         if (mmu_ram_page(v, at, &p)) {
-            mmu_protect_code(v, p.index, p.flags);
+            flags = p.flags;
+            mmu_protect_code(v, p.index, flags);
             *ret_gen = &v->sv->page_gen[p.index];
             *ret_count = atomic_load(*ret_gen);
         }
     }
     bytes_copy(to, page + (la & 4095), n);
+    /* Not to be cached when writes are no longer counted; see code_written(). */
+    if (flags && !(atomic_load(flags) & RAM_PAGE_CODE))
+        *ret_gen = NULL;
     return n;
 }
 

@@ -200,6 +200,14 @@ static inline void sys_write(struct soft_vcpu *v, u64 la, unsigned size, u64 val
     lin_write_slow(v, la, size, val, TLB_KERNEL);
 }
 
+/*
+ * RAM that has no write entry because its writes are watched (code, a breakpoint): the place
+ * for a read-modify-write, atomic with what others do by their write entries.  NULL: no RAM, or
+ * ROM. mmu_late_done() tells who watches, after the write.
+ */
+u8 *mmu_late_ptr(struct soft_vcpu *, gpa at);
+void mmu_late_done(struct soft_vcpu *, u64 la, gpa at, unsigned size);
+
 /* ---- registers and operands
  * -------------------------------------------------------------------
  */

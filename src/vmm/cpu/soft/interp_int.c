@@ -6,6 +6,27 @@
 #include "vmm/cpu/soft/interp_int.h"
 #include "vmm/cpu/soft/alu.h"
 
+struct rmw_place rmw_place_slow(struct soft_vcpu *v, u64 la, unsigned size)
+{
+    struct rmw_place w = { NULL, ~0ull };
+    bool mmio;
+    gpa at;
+
+    if ((la & 4095) + size > 4096) {
+        lin_probe(v, la, size);
+        return w;
+    }
+    w.host = mmu_ptr(v, la, size, MMU_WRITE, soft_class(v), &mmio, &at);
+    if (w.host)
+        return w;
+    if (!mmio)
+        interp_throw(v);
+    w.host = mmu_late_ptr(v, at);
+    if (w.host)
+        w.late = at;
+    return w;
+}
+
 u64 rmw_slow(struct soft_vcpu *v, u64 la, unsigned size, bool locked, alu_fn *fn, u64 b,
              u32 *fl)
 {
@@ -251,17 +272,17 @@ static void op_cmpxchg(struct soft_vcpu *v, const struct insn *i)
     if (i->op[0].kind == OP_MEM) {
         u64 la = mem_linear(v, i, 0, size, true);
         bool locked = i->prefixes & PFX_LOCK, ok = true;
-        u8 *p = rmw_ptr(v, la, size);
+        struct rmw_place w = rmw_place(v, la, size);
 
-        if (p && locked) {
-            /* A failed one writes back what was there: the compare alone does that. */
-            do {
-                a = host_load(p, size);
-            } while (a == acc && !host_cas(p, size, a, b));
-        } else if (p) {
-            a = host_load(p, size);
-            if (a == acc)
-                host_store(p, size, b);
+        if (w.host) {
+            if (locked) {
+                a = host_cas_old(w.host, size, acc, b);
+            } else {
+                a = host_load(w.host, size);
+                if (a == acc)
+                    host_store(w.host, size, b);
+            }
+            rmw_done(v, w, la, size);
         } else {
             if (locked) {
                 soft_fp_save(v);
@@ -290,13 +311,12 @@ static void op_cmpxchg8b(struct soft_vcpu *v, const struct insn *i)
 {
     u64 la = mem_linear(v, i, 0, 8, true), old, val;
     u64 want = gpr_get(v, RDX, 4) << 32 | gpr_get(v, RAX, 4);
-    u8 *p = rmw_ptr(v, la, 8);
+    struct rmw_place w = rmw_place(v, la, 8);
 
     val = gpr_get(v, RCX, 4) << 32 | gpr_get(v, RBX, 4);
-    if (p) {
-        do {
-            old = host_load(p, 8);
-        } while (old == want && !host_cas(p, 8, want, val));
+    if (w.host) {
+        old = host_cas_old(w.host, 8, want, val);
+        rmw_done(v, w, la, 8);
     } else {
         bool ok;
 
@@ -321,20 +341,21 @@ static void op_cmpxchg8b(struct soft_vcpu *v, const struct insn *i)
 static void op_cmpxchg16b(struct soft_vcpu *v, const struct insn *i)
 {
     u64 la = mem_linear(v, i, 0, 16, true), old[2], val[2] = { v->s.gpr[RBX], v->s.gpr[RCX] };
-    u8 *p;
+    struct rmw_place w;
 
     if (!isa_allowed(v, i))
         throw_ud(v);
     if (la & 15)
         throw_gp(v);
-    p = rmw_ptr(v, la, 16);
+    w = rmw_place(v, la, 16);
     old[0] = v->s.gpr[RAX];
     old[1] = v->s.gpr[RDX];
-    if (p) {
+    if (w.host) {
         __asm__ volatile("lock cmpxchg16b %0"
-                         : "+m"(*(__uint128_t *)(void *)p), "+a"(old[0]), "+d"(old[1])
+                         : "+m"(*(__uint128_t *)(void *)w.host), "+a"(old[0]), "+d"(old[1])
                          : "b"(val[0]), "c"(val[1])
                          : "cc", "memory");
+        rmw_done(v, w, la, 16);
     } else {
         bool ok;
 

@@ -651,6 +651,23 @@ bool mmu_probe(struct soft_vcpu *v, u64 va, unsigned size, enum mmu_access acc,
     return pieces(v, va, size, acc, cls, p);
 }
 
+u8 *mmu_late_ptr(struct soft_vcpu *v, gpa at)
+{
+    struct ram_page p;
+
+    return mmu_ram_page(v, at, &p) && !p.rom ? p.host + (at & 4095) : NULL;
+}
+
+void mmu_late_done(struct soft_vcpu *v, u64 la, gpa at, unsigned size)
+{
+    struct ram_page p;
+
+    if (unlikely(v->dr_active))
+        watch_check(v, la, size, true);
+    if (mmu_ram_page(v, at, &p))
+        page_written(v, &p, at & 4095, size);
+}
+
 /* ---- invalidation ---------------------------------------------------------------------------
  */
 void mmu_flush_all(struct soft_vcpu *v)
