@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* options_devices.c - the options that make devices and their host ends. */
+#include "vmm/options_parse.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/error.h"
+
+/* ---- disks ---------------------------------------------------------------------------------
+ */
+
+static bool set_cache(struct image_options *o, const char *cache, GError **error)
+{
+    static const char *const names[] = {
+        [IMAGE_WRITEBACK] = "writeback",
+        [IMAGE_NONE] = "none",
+        [IMAGE_WRITETHROUGH] = "writethrough",
+        [IMAGE_DIRECTSYNC] = "directsync",
+        [IMAGE_UNSAFE] = "unsafe",
+        NULL,
+    };
+
+    if (!value_one_of("cache", cache, names, error))
+        return false;
+    for (int i = 0; names[i]; i++)
+        if (strcmp(cache, names[i]) == 0)
+            o->cache = (enum image_cache)i;
+    return true;
+}
+
+static bool set_discard(struct image_options *o, const char *v, GError **error)
+{
+    if (strcmp(v, "unmap") == 0 || strcmp(v, "on") == 0)
+        o->discard = true;
+    else if (strcmp(v, "ignore") == 0 || strcmp(v, "off") == 0)
+        o->discard = false;
+    else
+        return fail(error, ERR_ARGUMENT, "discard is 'unmap' or 'ignore', not '%s'", v);
+    return true;
+}
+
+/* The format is checked here by name so that the message can say what comes later. */
+static bool set_format(struct drive_desc *d, const char *v, GError **error)
+{
+    if (!value_one_of("format", v, (const char *const[]){ "raw", NULL }, error))
+        return false;
+    g_free((char *)d->options.format);
+    d->options.format = g_strdup(v);
+    return true;
+}
+
+bool opt_drive(struct parse *p, const char *arg, GError **error)
+{
+    g_autoptr(GPtrArray) kv = opts_parse(arg, NULL, "drive", error);
+    u64 index = UINT64_MAX;
+
+    if (!kv)
+        return false;
+    g_autofree char *iface = opts_take(kv, "if");
+    g_autofree char *file = opts_take(kv, "file");
+    g_autofree char *format = opts_take(kv, "format");
+    g_autofree char *driver = opts_take(kv, "driver");
+    g_autofree char *media = opts_take(kv, "media");
+    g_autofree char *cache = opts_take(kv, "cache");
+    g_autofree char *discard = opts_take(kv, "discard");
+    g_autofree char *aio = opts_take(kv, "aio");
+    g_autofree char *ro = opts_take(kv, "read-only");
+    g_autofree char *id = opts_take(kv, "id");
+    g_autofree char *serial = opts_take(kv, "serial");
+
+    if (iface && !g_strv_contains((const char *const[]){ "virtio", "none", NULL }, iface)) {
+        if (g_strv_contains((const char *const[]){ "ide", "scsi", "sd", "mtd", "floppy",
+                                                   "pflash", "xen", NULL },
+                            iface))
+            return fail(error, ERR_UNSUPPORTED, "if=%s is not there yet; use if=virtio", iface);
+        return fail(error, ERR_ARGUMENT, "there is no if=%s; there is virtio, none", iface);
+    }
+    if (id && !value_id(id, error))
+        return false;
+    if (media &&
+        !value_one_of("media", media, (const char *const[]){ "disk", "cdrom", NULL }, error))
+        return false;
+    if (aio && !value_one_of("aio", aio, (const char *const[]){ "threads", NULL }, error))
+        return false;
+
+    struct drive_desc *d = machine_add_drive(p->m);
+    d->cdrom = media && strcmp(media, "cdrom") == 0;
+    d->options.read_only = d->cdrom;
+    g_ptr_array_add(p->ifaces, g_strdup(iface ? iface : ""));
+    if (format && !set_format(d, format, error))
+        return false;
+    if (driver && !set_format(d, driver, error))
+        return false;
+    if (cache && !set_cache(&d->options, cache, error))
+        return false;
+    if (discard && !set_discard(&d->options, discard, error))
+        return false;
+    if (ro && !value_bool("read-only", ro, &d->options.read_only, error))
+        return false;
+    if (!value_take_bool(kv, "readonly", &d->options.read_only, error) ||
+        !value_take_bool(kv, "snapshot", &d->options.snapshot, error) ||
+        !value_take_uint(kv, "index", 255, &index, error) || !value_none_left(kv, error))
+        return false;
+    if (!file)
+        return fail(error, ERR_ARGUMENT, "'%s': file= is needed", arg);
+    bool none = iface && strcmp(iface, "none") == 0;
+    if (none && index != UINT64_MAX)
+        return fail(error, ERR_ARGUMENT, "index= says nothing for if=none");
+    u32 n = p->drives[none]++;
+    if (id)
+        d->id = g_steal_pointer(&id);
+    else
+        d->id = g_strdup_printf("%s%u", none ? "none" : "virtio",
+                                index != UINT64_MAX ? (u32)index : n);
+    d->file = g_steal_pointer(&file);
+    d->serial = g_steal_pointer(&serial);
+    return true;
+}
+
+/* -blockdev driver=file,node-name=f,filename=X and driver=raw,node-name=r,file=f (or
+ * file.driver=file,file.filename=X): the two together are one drive called r. */
+bool opt_blockdev(struct parse *p, const char *arg, GError **error)
+{
+    struct drive_desc *d = NULL;
+
+    if (arg[0] == '{')
+        return fail(error, ERR_UNSUPPORTED, "the JSON form is not there yet");
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "driver", "blockdev", error);
+    if (!kv)
+        return false;
+    g_autofree char *driver = opts_take(kv, "driver");
+    g_autofree char *node = opts_take(kv, "node-name");
+    g_autofree char *filename = opts_take(kv, "filename");
+    g_autofree char *file = opts_take(kv, "file");
+    g_autofree char *file_driver = opts_take(kv, "file.driver");
+    g_autofree char *file_name = opts_take(kv, "file.filename");
+    g_autofree char *direct = opts_take(kv, "cache.direct");
+    g_autofree char *no_flush = opts_take(kv, "cache.no-flush");
+    g_autofree char *discard = opts_take(kv, "discard");
+    bool read_only = false, is_direct = false, is_no_flush = false;
+
+    if (!driver || !node)
+        return fail(error, ERR_ARGUMENT, "'%s': driver= and node-name= are needed", arg);
+    if (!value_id(node, error) ||
+        !value_one_of("driver", driver,
+                      (const char *const[]){ "raw", "file", "host_device", NULL }, error))
+        return false;
+    bool raw = strcmp(driver, "raw") == 0;
+    if (file_driver &&
+        !value_one_of("file.driver", file_driver,
+                      (const char *const[]){ "file", "host_device", NULL }, error))
+        return false;
+    if (raw ? !!filename || !file == !file_name : !filename || file || file_name)
+        return fail(error, ERR_ARGUMENT, "'%s': %s", arg,
+                    raw ? "raw needs file=NODE or file.filename=" : "filename= is needed");
+    bool ro_given = opts_get(kv, "read-only") != NULL;
+    if (!value_take_bool(kv, "read-only", &read_only, error) ||
+        !value_take_off(kv, "auto-read-only", error) || !value_none_left(kv, error))
+        return false;
+    if (direct && !value_bool("cache.direct", direct, &is_direct, error))
+        return false;
+    if (no_flush && !value_bool("cache.no-flush", no_flush, &is_no_flush, error))
+        return false;
+    if (is_direct && is_no_flush)
+        return fail(error, ERR_UNSUPPORTED, "cache.direct with cache.no-flush is not there");
+    for (guint i = 0; file && i < p->m->drives->len; i++) {
+        struct drive_desc *o = p->m->drives->pdata[i];
+
+        if (strcmp(o->id, file) == 0)
+            d = o;
+    }
+    if (file && !d)
+        return fail(error, ERR_NOT_FOUND, "there is no node '%s' before it", file);
+    if (d) {
+        value_set(&d->id, node);
+    } else {
+        d = machine_add_drive(p->m);
+        g_ptr_array_add(p->ifaces, g_strdup("none"));
+        d->id = g_strdup(node);
+        d->file = g_strdup(raw ? file_name : filename);
+        d->options.format = g_strdup("raw");
+    }
+    if (ro_given)
+        d->options.read_only = read_only;
+    if (direct || no_flush)
+        d->options.cache = is_direct     ? IMAGE_NONE
+                           : is_no_flush ? IMAGE_UNSAFE
+                                         : IMAGE_WRITEBACK;
+    return !discard || set_discard(&d->options, discard, error);
+}
+
+bool opt_hd(struct parse *p UNUSED, const char *arg, GError **error)
+{
+    return fail(error, ERR_UNSUPPORTED,
+                "IDE disks are not there yet; use -drive file=%s,format=raw,if=virtio", arg);
+}
+
+bool opt_snapshot(struct parse *p, const char *arg UNUSED, GError **error UNUSED)
+{
+    p->snapshot = true;
+    return true;
+}
+
+/* ---- devices and network -------------------------------------------------------------------
+ */
+
+bool opt_device(struct parse *p, const char *arg, GError **error)
+{
+    if (arg[0] == '{')
+        return fail(error, ERR_UNSUPPORTED, "the JSON form is not there yet");
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "driver", "device", error);
+
+    if (!kv)
+        return false;
+    g_autofree char *type = opts_take(kv, "driver");
+    if (!type)
+        return fail(error, ERR_ARGUMENT, "'%s' does not name a device", arg);
+    if (strcmp(type, "help") == 0 || strcmp(type, "?") == 0 || opts_get(kv, "help")) {
+        GString *s = g_string_new(NULL);
+
+        if (!opts_get(kv, "help")) {
+            machine_print_devices(s);
+        } else if (!machine_print_props(type, s)) {
+            g_string_free(s, TRUE);
+            return fail(error, ERR_NOT_FOUND, "there is no device '%s'", type);
+        }
+        p->o->print = g_string_free(s, FALSE);
+        return true;
+    }
+    g_autofree char *id = opts_take(kv, "id");
+    if (id && !value_id(id, error))
+        return false;
+    if (p->m->devices->len >= MACHINE_DEVICES_MAX)
+        return fail(error, ERR_LIMIT, "more than %d devices", MACHINE_DEVICES_MAX);
+    machine_add_device(p->m, type, id, "-device", g_steal_pointer(&kv));
+    return true;
+}
+
+bool opt_global(struct parse *p, const char *arg, GError **error)
+{
+    const char *dot = strchr(arg, '.'), *eq = strchr(arg, '=');
+
+    if (!dot || !eq || dot > eq || dot == arg || eq == dot + 1)
+        return fail(error, ERR_ARGUMENT, "'%s' is not DEVICE.PROPERTY=VALUE", arg);
+    struct global_desc *g = g_new0(struct global_desc, 1);
+    g->type = g_strndup(arg, (gsize)(dot - arg));
+    g->prop = g_strndup(dot + 1, (gsize)(eq - dot - 1));
+    g->val = g_strdup(eq + 1);
+    g_ptr_array_add(p->m->globals, g);
+    return true;
+}
+
+/* Each kind's own properties are checked by the network library, before it opens anything. */
+static bool net_kind_ok(const char *kind, GError **error)
+{
+    if (g_strv_contains((const char *const[]){ "user", "tap", "socket", NULL }, kind))
+        return true;
+    return fail(error, ERR_UNSUPPORTED, "there is no kind '%s'; there is user, tap, socket",
+                kind);
+}
+
+bool opt_netdev(struct parse *p, const char *arg, GError **error)
+{
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "type", "netdev", error);
+
+    if (!kv)
+        return false;
+    const char *kind = opts_get(kv, "type"), *id = opts_get(kv, "id");
+    if (!kind || !id)
+        return fail(error, ERR_ARGUMENT, "'%s': a kind and id= are needed", arg);
+    if (!net_kind_ok(kind, error) || !value_id(id, error))
+        return false;
+    g_ptr_array_add(p->m->netdevs, g_strdup(arg));
+    return true;
+}
+
+bool opt_nic(struct parse *p, const char *arg, GError **error)
+{
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "type", "nic", error);
+
+    if (!kv)
+        return false;
+    g_autofree char *kind = opts_take(kv, "type");
+    if (!kind)
+        return fail(error, ERR_ARGUMENT, "'%s': a kind is needed", arg);
+    if (strcmp(kind, "none") == 0)
+        return value_none_left(kv, error);
+    g_autofree char *model = opts_take(kv, "model");
+    g_autofree char *mac = opts_take(kv, "mac");
+    g_autofree char *id = opts_take(kv, "id");
+    g_autofree char *addr = opts_take(kv, "addr");
+
+    if (!net_kind_ok(kind, error))
+        return false;
+    if (id && !value_id(id, error))
+        return false;
+    if (model && strcmp(model, "virtio") != 0 && strcmp(model, "virtio-net-pci") != 0)
+        return fail(error, ERR_UNSUPPORTED,
+                    "model=%s is not there yet; there is virtio-net-pci", model);
+    g_autofree char *net = id ? g_strdup(id) : g_strdup_printf("nic%u", p->nics);
+    p->nics++;
+
+    GPtrArray *props = opts_parse("", NULL, "nic", NULL);
+    opts_add(props, "netdev", net);
+    if (mac)
+        opts_add(props, "mac", mac);
+    if (addr)
+        opts_add(props, "addr", addr);
+    /* The board settles whether it is the PCI or the MMIO one. */
+    machine_add_device(p->m, "virtio-net", NULL, "-nic", props);
+
+    g_autofree char *rest = opts_text(kv);
+    g_ptr_array_add(p->m->netdevs,
+                    g_strdup_printf("%s,id=%s%s%s", kind, net, *rest ? "," : "", rest));
+    return true;
+}
+
+bool opt_net(struct parse *p UNUSED, const char *arg, GError **error)
+{
+    if (strcmp(arg, "none") == 0)
+        return true;
+    return fail(error, ERR_UNSUPPORTED, "only -net none; for '%s' use -nic or -netdev", arg);
+}
+
+bool opt_object(struct parse *p, const char *arg, GError **error)
+{
+    if (arg[0] == '{')
+        return fail(error, ERR_UNSUPPORTED, "the JSON form is not there yet");
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "qom-type", "object", error);
+
+    if (!kv)
+        return false;
+    const char *type = opts_get(kv, "qom-type"), *id = opts_get(kv, "id");
+    const char *file = opts_get(kv, "filename");
+    if (!type || !id)
+        return fail(error, ERR_ARGUMENT, "'%s': a type and id= are needed", arg);
+    if (!value_id(id, error))
+        return false;
+    bool random = strcmp(type, "rng-random") == 0;
+    if (!random && strcmp(type, "rng-builtin") != 0)
+        return fail(error, ERR_UNSUPPORTED,
+                    "there is no '%s'; there is rng-random, rng-builtin", type);
+    if (random && file && strcmp(file, "/dev/urandom") != 0 && strcmp(file, "/dev/random") != 0)
+        return fail(error, ERR_UNSUPPORTED, "filename=%s: only /dev/urandom and /dev/random",
+                    file);
+    for (guint i = 0; i < kv->len; i++) {
+        const char *k = ((const struct opt *)kv->pdata[i])->key;
+
+        if (strcmp(k, "qom-type") != 0 && strcmp(k, "id") != 0 &&
+            !(random && strcmp(k, "filename") == 0))
+            return fail(error, ERR_ARGUMENT, "%s has no property '%s'", type, k);
+    }
+    g_ptr_array_add(p->m->objects, g_steal_pointer(&kv));
+    return true;
+}
+
+/* ---- serial ports, monitors, display -------------------------------------------------------
+ */
+
+bool opt_serial(struct parse *p, const char *arg, GError **error)
+{
+    if (p->serials >= SERIALS_MAX)
+        return fail(error, ERR_LIMIT, "more than %d serial ports", SERIALS_MAX);
+    if (strncmp(arg, "vc", 2) == 0 && (!arg[2] || arg[2] == ':'))
+        return fail(error, ERR_UNSUPPORTED, "'%s': there is no screen yet", arg);
+    if (strcmp(arg, "none") == 0) {
+        p->serials++;
+        return true;
+    }
+    p->m->serial[p->serials++] = g_strdup(arg);
+    return true;
+}
+
+static void monitor_add(struct parse *p, const char *spec, bool qmp, bool pretty)
+{
+    struct monitor_desc *d = g_new0(struct monitor_desc, 1);
+
+    d->chardev = g_strdup(spec);
+    d->qmp = qmp;
+    d->pretty = pretty;
+    g_ptr_array_add(p->o->monitors, d);
+}
+
+bool opt_monitor(struct parse *p, const char *arg, GError **error)
+{
+    if (strncmp(arg, "vc", 2) == 0 && (!arg[2] || arg[2] == ':'))
+        return fail(error, ERR_UNSUPPORTED, "'%s': there is no screen yet", arg);
+    p->no_monitor = true; /* the default one */
+    if (strcmp(arg, "none") != 0)
+        monitor_add(p, arg, false, false);
+    return true;
+}
+
+bool opt_qmp(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    monitor_add(p, arg, true, false);
+    return true;
+}
+
+bool opt_qmp_pretty(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    monitor_add(p, arg, true, true);
+    return true;
+}
+
+bool opt_mon(struct parse *p, const char *arg, GError **error)
+{
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "chardev", "mon", error);
+    bool pretty = false;
+
+    if (!kv)
+        return false;
+    g_autofree char *chardev = opts_take(kv, "chardev");
+    g_autofree char *mode = opts_take(kv, "mode");
+    if (!chardev)
+        return fail(error, ERR_ARGUMENT, "'%s': chardev= is needed", arg);
+    if (mode && !value_one_of("mode", mode,
+                              (const char *const[]){ "readline", "control", NULL }, error))
+        return false;
+    if (!value_take_bool(kv, "pretty", &pretty, error) || !value_none_left(kv, error))
+        return false;
+    g_autofree char *spec = g_strdup_printf("chardev:%s", chardev);
+    monitor_add(p, spec, mode && strcmp(mode, "control") == 0, pretty);
+    return true;
+}
+
+bool opt_chardev(struct parse *p, const char *arg, GError **error)
+{
+    g_autoptr(GPtrArray) kv = opts_parse(arg, "backend", "chardev", error);
+
+    if (!kv)
+        return false;
+    if (!opts_get(kv, "backend") || !opts_get(kv, "id"))
+        return fail(error, ERR_ARGUMENT, "'%s': a backend and id= are needed", arg);
+    g_ptr_array_add(p->m->chardevs, g_strdup(arg));
+    return value_id(opts_get(kv, "id"), error);
+}
+
+bool opt_debugcon(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    value_set(&p->m->debugcon, arg);
+    return true;
+}
+
+static bool only_none(const char *arg, const char *what, GError **error)
+{
+    return strcmp(arg, "none") == 0 ||
+           fail(error, ERR_UNSUPPORTED, "'%s' is not there yet; only none: %s", arg, what);
+}
+
+bool opt_display(struct parse *p UNUSED, const char *arg, GError **error)
+{
+    return only_none(arg, "there is no screen", error);
+}
+
+bool opt_vga(struct parse *p UNUSED, const char *arg, GError **error)
+{
+    return only_none(arg, "there is no graphics card", error);
+}
+
+bool opt_parallel(struct parse *p UNUSED, const char *arg, GError **error)
+{
+    return only_none(arg, "there is no parallel port", error);
+}
+
+bool opt_nographic(struct parse *p, const char *arg UNUSED, GError **error UNUSED)
+{
+    p->nographic = true;
+    p->m->graphics = false;
+    return true;
+}
