@@ -1195,4 +1195,13 @@ TEST(msrs)
     EXPECT(val >= 1000 && val < 1000000000);
 }
 
+TEST(the_bench_closes)
+{
+    native_thread_leave(b.v);
+    core_thread_unregister();
+    cpu_close(b.vm);
+    vm_free(b.vm);
+    b.vm = NULL;
+}
+
 TEST_MAIN()
