@@ -110,7 +110,7 @@ static void *net_thread(void *opaque)
                 continue;
         }
 
-        bool want = !n->kept && !n->paused && __atomic_load_n(&n->user, __ATOMIC_RELAXED);
+        bool want = !n->kept && !n->paused && n->user;
         short more = n->ops->wants && n->fd >= 0 ? n->ops->wants(n) : 0;
         struct pollfd p[3] = { { .fd = n->wake, .events = POLLIN },
                                { .fd = want || more ? n->fd : -1, .events = more },

@@ -34,7 +34,7 @@ struct net {
     _Atomic bool quit, paused, ready;
 
     pthread_mutex_t lock; /* user and opaque; held while user->receive() runs */
-    const struct net_user *user;
+    const struct net_user *_Atomic user;
     void *opaque;
     pthread_mutex_t
         send_lock; /* around ops->send(); innermost, devices send with theirs held */

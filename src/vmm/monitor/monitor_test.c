@@ -376,9 +376,9 @@ TEST(qmp_seeded_hostile_input)
             g_string_append_len(in, p, MAX(strlen(p), 1));
         }
         EXPECT(write(fd, in->str, in->len) >= 0);
-        g_autofree char *got = answer(&b, fd);
+        g_autofree char *got UNUSED = answer(&b, fd);
     }
-    g_autofree char *rest = ask(&b, fd, "\n\"\n'\n\n");
+    g_autofree char *rest UNUSED = ask(&b, fd, "\n\"\n'\n\n");
     g_autofree char *alive = ask(&b, fd, "{'execute': 'query-target', 'id': 'alive'}");
     EXPECT(strstr(alive, "\"id\": \"alive\"}"));
     close(fd);
