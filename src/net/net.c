@@ -279,25 +279,40 @@ void net_detach(struct net *n)
     pthread_mutex_unlock(&n->lock);
 }
 
-void net_send(struct net *n, const struct iovec *iov, int count)
+bool net_try_send(struct net *n, const struct iovec *iov, int count)
 {
     size_t len = 0;
-    bool sent = false;
+    bool sent = false, full = false;
 
     for (int i = 0; i < count; i++)
         if (__builtin_add_overflow(len, iov[i].iov_len, &len))
             len = SIZE_MAX / 2;
     if (len >= HEADER && len <= NET_FRAME_MAX && count <= IOV_MAX) {
         pthread_mutex_lock(&n->send_lock);
+        errno = 0;
         sent = n->fd >= 0 && n->ops->send(n, iov, count, len);
+        full = n->fd >= 0 && !sent && (errno == EAGAIN || errno == ENOBUFS);
         pthread_mutex_unlock(&n->send_lock);
     }
+    if (full)
+        return false;
     if (sent) {
         n->out++;
         n->out_bytes += len;
     } else {
         n->dropped++;
     }
+    return true;
+}
+
+void net_send(struct net *n, const struct iovec *iov, int count)
+{
+    n->dropped += !net_try_send(n, iov, count);
+}
+
+bool net_large(const struct net *n)
+{
+    return n->ops->large;
 }
 
 void net_ready(struct net *n)

@@ -37,6 +37,11 @@ void net_detach(struct net *);
 /* A frame from the guest, gathered. Copies; never blocks; drops when the host end is full. Any
  * thread. */
 void net_send(struct net *, const struct iovec *, int n);
+/* The same, but false when the host end is full now: the frame is not taken, and not counted as
+ * dropped. */
+bool net_try_send(struct net *, const struct iovec *, int n);
+/* Does it take TCP frames larger than the link's MTU (and see to it that they get through)? */
+bool net_large(const struct net *);
 void net_ready(struct net *);              /* the device has room again; any thread */
 void net_pause(struct net *, bool paused); /* guest stopped: keep frames back */
 bool net_link(const struct net *);         /* is anybody there? */

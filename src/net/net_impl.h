@@ -11,7 +11,9 @@ struct net_ops {
     const char *kind;
     /* Thread: one frame into buf. > 0: its length; 0: none now; < 0: that end is gone. */
     ssize_t (*recv)(struct net *, u8 *buf, size_t n);
-    /* Any thread: sends a gathered frame without blocking; false: dropped. */
+    bool large; /* takes TCP frames of up to 64 KiB */
+    /* Any thread: sends a gathered frame without blocking; false: not taken, errno EAGAIN when
+     * it may be later. */
     bool (*send)(struct net *, const struct iovec *, int n, size_t len);
     /* Thread: n->listen_fd is readable. */
     void (*accept)(struct net *);

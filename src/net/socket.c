@@ -85,8 +85,12 @@ static bool stream_send(struct net *n, const struct iovec *iov, int count, size_
     struct iovec v[64];
     be32 head = be32_of((u32)len);
 
-    if (s->out_len || count >= (int)ARRAY_LEN(v))
+    if (count >= (int)ARRAY_LEN(v))
         return false;
+    if (s->out_len) {
+        errno = EAGAIN;
+        return false;
+    }
     v[0] = (struct iovec){ &head, HEAD };
     memcpy(v + 1, iov, (size_t)count * sizeof *iov);
     struct msghdr m = { .msg_iov = v, .msg_iovlen = (size_t)count + 1 };

@@ -58,7 +58,7 @@ static void user_fini(struct net *n)
 }
 
 static const struct net_ops user_ops = {
-    .kind = "user", .recv = user_recv, .send = user_send, .fini = user_fini
+    .kind = "user", .large = true, .recv = user_recv, .send = user_send, .fini = user_fini
 };
 
 static char *helper_path(GError **error)

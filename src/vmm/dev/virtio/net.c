@@ -6,18 +6,27 @@
  * thread; one for which the driver has no buffers is refused and offered again after the driver
  * has rung (net_ready()).
  *
- * Not modelled: checksum and segmentation offload (not offered: every frame is complete and no
- * larger than the link's), several queue pairs, VLAN filtering, announcements.
+ * Offload towards the host is done here (offload.c), so that what reaches the netdev is
+ * complete and no larger than the link's; frames for the guest whose checksum is right are
+ * marked so.
+ *
+ * Not modelled: large frames towards the guest, several queue pairs, VLAN filtering,
+ * announcements.
  */
 #include <string.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "net/net.h"
+#include "vmm/dev/virtio/offload.h"
 #include "vmm/dev/virtio/types.h"
 #include "vmm/dev/virtio/virtio.h"
 
 enum {
+    F_CSUM = 0,
+    F_GUEST_CSUM = 1,
+    F_HOST_TSO4 = 11,
+    F_HOST_TSO6 = 12,
     F_MAC = 5,
     F_MRG_RXBUF = 15,
     F_STATUS = 16,
@@ -28,12 +37,14 @@ enum {
 };
 enum { RX, TX, CTRL };
 enum { STATUS_LINK_UP = 1 };
+enum { HDR_NEEDS_CSUM = 1, HDR_DATA_VALID = 2, GSO_NONE = 0, GSO_TCPV4 = 1, GSO_TCPV6 = 4 };
 enum { CTRL_OK = 0, CTRL_ERR = 1 };
 enum { CLASS_RX = 0, CLASS_MAC = 1 };
 enum { RX_PROMISC, RX_ALLMULTI, RX_ALLUNI, RX_NOMULTI, RX_NOUNI, RX_NOBCAST };
 enum { MAC_TABLE_SET = 0, MAC_ADDR_SET = 1 };
 enum { MAC = 6, MACS_MAX = 64, FRAME_MIN = 14, FRAME_MAX = 65536 + 64 };
 enum { RX_BUFFERS_MAX = 64 }; /* that one frame may fill */
+enum { FULL_RETRY_US = 200, FULL_MAX_MS = 100 };
 
 struct net_header {
     u8 flags, gso_type;
@@ -58,10 +69,16 @@ struct vnet {
     bool refused; /* a frame waits for buffers */
     bool paused;  /* the guest is stopped */
     struct vq_req rx[RX_BUFFERS_MAX], tx, ctrl;
+    u8 *frame;          /* FRAME_MAX: a copy to work on */
+    struct timer retry; /* the host end was full */
+    u64 full_since;     /* vm_now(); 0: it is not */
+    u32 cut, cut_sent;  /* segments of the frame in hand, how many the host end has */
+    bool full;
     /* properties */
     struct net *net;
     u8 mac[MAC];
     u32 rx_size, tx_size;
+    bool csum, guest_csum, host_tso4, host_tso6;
 };
 
 static const struct state_field vnet_fields[] = {
@@ -143,6 +160,8 @@ static bool put_frame(struct vnet *s, const u8 *frame, size_t n)
             if (q->in.v[0].iov_len >= hlen)
                 num_at = (u8 *)q->in.v[0].iov_base + offsetof(struct net_header, num_buffers);
             h.num_buffers = le16_of(1);
+            if (virtio_has(&s->v, F_GUEST_CSUM) && offload_verify(frame, n))
+                h.flags = HDR_DATA_VALID;
             if (!iovs_put(&q->in, &h, hlen))
                 return true;
             used[0] = hlen;
@@ -221,6 +240,63 @@ static void handle_rx(struct vq *vq)
 
 /* ---- guest to host ---- */
 
+/* One after the other; what the host end has taken before it was full is not sent again. */
+static void send_segment(void *opaque, const struct iovec *v, int n)
+{
+    struct vnet *s = opaque;
+
+    if (s->full || s->cut++ < s->cut_sent)
+        return;
+    s->full = !net_try_send(s->net, v, n);
+    s->cut_sent += !s->full;
+}
+
+/* What the header asks for and the driver may ask; other requests are frames that get lost.
+ * false: the host end is full. */
+static bool send_frame(struct vnet *s, const struct net_header *h, struct iovs *out)
+{
+    size_t n = out->left;
+    u32 start = le16_get(h->csum_start), offset = le16_get(h->csum_offset);
+    struct iovec v = { s->frame, n };
+
+    if (n < FRAME_MIN || n > FRAME_MAX || !s->net || !s->link_up)
+        return true;
+    if (!(h->flags & HDR_NEEDS_CSUM) && h->gso_type == GSO_NONE)
+        return net_try_send(s->net, out->v + out->cur, (int)(out->n - out->cur));
+    if (!virtio_has(&s->v, F_CSUM) || !iovs_get(out, s->frame, n))
+        return true;
+    unsigned feature = h->gso_type == GSO_TCPV4   ? F_HOST_TSO4
+                       : h->gso_type == GSO_TCPV6 ? F_HOST_TSO6
+                                                  : 63;
+    if (h->gso_type != GSO_NONE && !virtio_has(&s->v, feature))
+        return true;
+    if (h->gso_type == GSO_NONE || (net_large(s->net) && h->flags & HDR_NEEDS_CSUM))
+        return !offload_checksum(s->frame, n, start, offset) || net_try_send(s->net, &v, 1);
+    s->full = false;
+    s->cut = 0;
+    if (!offload_segment(s->frame, n, le16_get(h->gso_size), send_segment, s))
+        log_guest("%s: a frame that cannot be cut", s->v.pci.dev.id);
+    return !s->full;
+}
+
+/* The frame stays in the queue for a moment, in which the host end may get room again. */
+static bool wait_for_room(struct vnet *s)
+{
+    u64 now = vm_now(s->v.pci.dev.vm);
+
+    if (!s->full_since)
+        s->full_since = now;
+    if (now - s->full_since > FULL_MAX_MS * NS_PER_MS)
+        return false;
+    timer_set(&s->retry, now + FULL_RETRY_US * NS_PER_US);
+    return true;
+}
+
+static void retry_due(struct dev *d, struct timer *t UNUSED)
+{
+    vq_kick(&virtio_of(d)->vq[TX]);
+}
+
 static void handle_tx(struct vq *vq)
 {
     struct vnet *s = vnet_of(vq->v);
@@ -230,12 +306,20 @@ static void handle_tx(struct vq *vq)
     do {
         vq_disable(vq);
         while (vq_pop(vq, &s->tx) == 1) {
-            if (!iovs_skip(out, header_len(s))) {
+            struct net_header h = { 0 };
+
+            if (!iovs_get(out, &h, header_len(s))) {
                 vq_break(vq, "a frame without its header");
                 return;
             }
-            if (out->left >= FRAME_MIN && out->left <= FRAME_MAX && s->net && s->link_up)
-                net_send(s->net, out->v + out->cur, (int)(out->n - out->cur));
+            if (send_frame(s, &h, out)) {
+                s->full_since = 0;
+            } else if (wait_for_room(s)) {
+                vq_rewind(vq, 1);
+                vq_signal(vq);
+                return;
+            } /* else it is lost */
+            s->cut_sent = 0;
             vq_push(&s->tx, 0);
             if (!--budget) {
                 vq_signal(vq);
@@ -348,6 +432,8 @@ static void vnet_reset(struct virtio *v)
     if (s->refused && s->net)
         net_ready(s->net); /* there is nobody to wait for any more: let it be dropped */
     s->refused = false;
+    s->full_since = s->cut_sent = 0;
+    timer_cancel(&s->retry);
 }
 
 static void driver_ok(struct virtio *v)
@@ -402,6 +488,16 @@ static void default_mac(struct vnet *s)
     s->mac[5] += n;
 }
 
+static void vnet_free(struct vnet *s)
+{
+    for (unsigned i = 0; i < RX_BUFFERS_MAX; i++)
+        vq_req_free(&s->rx[i]);
+    vq_req_free(&s->tx);
+    vq_req_free(&s->ctrl);
+    g_free(s->frame);
+    s->frame = NULL;
+}
+
 static bool vnet_init(struct virtio *v, GError **error)
 {
     struct vnet *s = vnet_of(v);
@@ -414,7 +510,17 @@ static bool vnet_init(struct virtio *v, GError **error)
         return fail(error, ERR_ARGUMENT, "mac=%02x:...: a multicast address", s->mac[0]);
     v->features |= BIT(F_MAC) | BIT(F_MRG_RXBUF) | BIT(F_STATUS) | BIT(F_CTRL_VQ) |
                    BIT(F_CTRL_RX) | BIT(F_CTRL_RX_EXTRA) | BIT(F_CTRL_MAC_ADDR);
+    if (s->csum)
+        v->features |= BIT(F_CSUM);
+    if (s->csum && s->host_tso4)
+        v->features |= BIT(F_HOST_TSO4);
+    if (s->csum && s->host_tso6)
+        v->features |= BIT(F_HOST_TSO6);
+    if (s->guest_csum)
+        v->features |= BIT(F_GUEST_CSUM);
     v->config_len = 10;
+    s->frame = g_malloc(FRAME_MAX);
+    timer_init(&s->retry, &v->pci.dev, retry_due);
     virtio_add_queue(v, s->rx_size, handle_rx);
     virtio_add_queue(v, s->tx_size, handle_tx);
     virtio_add_queue(v, 64, handle_ctrl);
@@ -425,7 +531,8 @@ static bool vnet_init(struct virtio *v, GError **error)
     memcpy(s->r.mac, s->mac, MAC);
     s->link_up = s->net != NULL;
     if (s->net && !net_attach(s->net, &user, s))
-        return fail(error, ERR_BUSY, "netdev '%s' has a device already", net_id(s->net));
+        return vnet_free(s),
+               fail(error, ERR_BUSY, "netdev '%s' has a device already", net_id(s->net));
     return true;
 }
 
@@ -435,10 +542,7 @@ static void vnet_fini(struct virtio *v)
 
     if (s->net)
         net_detach(s->net);
-    for (unsigned i = 0; i < RX_BUFFERS_MAX; i++)
-        vq_req_free(&s->rx[i]);
-    vq_req_free(&s->tx);
-    vq_req_free(&s->ctrl);
+    vnet_free(s);
 }
 
 static const struct virtio_type vnet = {
@@ -460,6 +564,14 @@ static const struct virtio_type vnet = {
     PROP(struct vnet, net, PROP_PTR, .name = "netdev", .link = "netdev",                       \
          .help = "the host end of the card"),                                                  \
         PROP(struct vnet, mac, PROP_MAC, .name = "mac", .help = "its address"),                \
+        PROP(struct vnet, csum, PROP_BOOL, .name = "csum", .def = "on",                        \
+             .help = "the card completes checksums"),                                          \
+        PROP(struct vnet, guest_csum, PROP_BOOL, .name = "guest_csum", .def = "on",            \
+             .help = "the card tells which checksums are right"),                              \
+        PROP(struct vnet, host_tso4, PROP_BOOL, .name = "host_tso4", .def = "on",              \
+             .help = "the card cuts long TCP segments"),                                       \
+        PROP(struct vnet, host_tso6, PROP_BOOL, .name = "host_tso6", .def = "on",              \
+             .help = "the same over IPv6"),                                                    \
         PROP(struct vnet, rx_size, PROP_U32, .name = "rx_queue_size", .def = "256",            \
              .help = "buffers to receive into"),                                               \
         PROP(struct vnet, tx_size, PROP_U32, .name = "tx_queue_size", .def = "256",            \
