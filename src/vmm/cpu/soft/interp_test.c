@@ -1195,6 +1195,39 @@ TEST(msrs)
     EXPECT(val >= 1000 && val < 1000000000);
 }
 
+TEST(the_dirty_log_misses_nothing)
+{
+    unsigned long map[RAM_BYTES / 4096 / 64];
+    struct ram *ram;
+
+    bench_long(0);
+    ram = b.vm->ram;
+    b.v->s.gpr[RAX] = DATA;
+    RUN("\x48\x89\x08"); /* a write entry from before */
+    ram_log(ram, RAM_PAGE_DIRTY_MIGRATE, true);
+    mmu_flush_all(b.v); /* what VCPU_FLUSH asks for */
+    cpu_ops_soft.dirty(b.vm);
+    ram_log_fetch(ram, RAM_PAGE_DIRTY_MIGRATE, b.ram, map);
+    for (unsigned k = 0; k < 3; k++) { /* the second write goes by the entry of the first */
+        RUN("\x48\x89\x08");
+        cpu_ops_soft.dirty(b.vm);
+        ram_log_fetch(ram, RAM_PAGE_DIRTY_MIGRATE, b.ram, map);
+        EXPECT(map[DATA / 4096 / 64] >> (DATA / 4096 % 64) & 1);
+        if (k == 1) { /* filled between sync and fetch, used after it */
+            RUN("\x48\x89\x08");
+            ram_log_fetch(ram, RAM_PAGE_DIRTY_MIGRATE, b.ram, map);
+            RUN("\x48\x89\x08");
+            cpu_ops_soft.dirty(b.vm);
+            ram_log_fetch(ram, RAM_PAGE_DIRTY_MIGRATE, b.ram, map);
+            EXPECT(map[DATA / 4096 / 64] >> (DATA / 4096 % 64) & 1);
+        }
+    }
+    cpu_ops_soft.dirty(b.vm);
+    ram_log_fetch(ram, RAM_PAGE_DIRTY_MIGRATE, b.ram, map);
+    EXPECT(!(map[DATA / 4096 / 64] >> (DATA / 4096 % 64) & 1));
+    ram_log(ram, RAM_PAGE_DIRTY_MIGRATE, false);
+}
+
 TEST(the_bench_closes)
 {
     native_thread_leave(b.v);

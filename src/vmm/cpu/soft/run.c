@@ -47,12 +47,11 @@ static void run_end(struct soft_vcpu *v)
     atomic_store(&v->running, 0);
 }
 
-void soft_exclusive_begin(struct soft_vcpu *self)
+/* Waits until no vCPU but self (or none) is in guest code. */
+static void stop_others(struct soft_vm *sv, struct soft_vcpu *self)
 {
-    struct soft_vm *sv = self->sv;
     struct vm *vm = sv->vm;
 
-    atomic_store(&self->running, 0);
     pthread_mutex_lock(&sv->excl_lock);
     atomic_store(&sv->excl_pending, 1);
     for (u32 k = 0; k < vm->n_vcpus; k++) {
@@ -68,6 +67,12 @@ void soft_exclusive_begin(struct soft_vcpu *self)
                 sched_yield();
         }
     }
+}
+
+void soft_exclusive_begin(struct soft_vcpu *self)
+{
+    atomic_store(&self->running, 0);
+    stop_others(self->sv, self);
 }
 
 void soft_exclusive_end(struct soft_vcpu *self)
@@ -504,10 +509,18 @@ static bool soft_set(struct vcpu *c, const struct x86_state *s, GError **error)
     return true;
 }
 
+/* With the vCPUs stopped for a moment: one that has just looked at its write entry would write
+ * after its page was marked. The caller holds no device's lock. */
 static void soft_dirty(struct vm *vm)
 {
+    struct soft_vm *sv = vm->cpu_vm;
+
+    stop_others(sv, NULL);
     for (u32 k = 0; k < vm->n_vcpus; k++)
-        mmu_log_sync(vm->vcpus[k]->impl);
+        if (vm->vcpus[k]->impl)
+            mmu_log_sync(vm->vcpus[k]->impl);
+    atomic_store(&sv->excl_pending, 0);
+    pthread_mutex_unlock(&sv->excl_lock);
 }
 
 static void soft_info(struct vm *vm, GString *to)
