@@ -39,7 +39,7 @@ static void mutate(u8 *p, size_t *n, u64 *s)
             p[at] = (u8)random_next(s);
             break;
         default: /* headers are made of aligned words */
-            at = 1 + ((at - 1) & ~(size_t)3);
+            at = at ? 1 + ((at - 1) & ~(size_t)3) : 1;
             if (at + 4 <= *n)
                 memcpy(p + at, &v, 4);
         }

@@ -135,18 +135,25 @@ static void check(const struct acpi_input *in, bool with_iasl)
     acpi_free(t);
 }
 
+static bool have_iasl(void)
+{
+    g_autofree char *path = g_find_program_in_path("iasl");
+
+    return path != NULL;
+}
+
 TEST(tables_of_a_pc)
 {
     struct acpi_input in = pc(2);
 
-    check(&in, g_find_program_in_path("iasl") != NULL);
+    check(&in, have_iasl());
 }
 
 TEST(tables_of_a_microvm)
 {
     struct acpi_input in = microvm();
 
-    check(&in, g_find_program_in_path("iasl") != NULL);
+    check(&in, have_iasl());
 }
 
 TEST(many_processors_fit)
