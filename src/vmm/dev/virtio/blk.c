@@ -9,7 +9,8 @@
  * Without FLUSH accepted, or with the write cache turned off (CONFIG_WCE), writes are durable
  * when they complete.
  *
- * Not modelled: SCSI commands, lifetime, secure erase, zoned storage.
+ * Not modelled: a limit on a segment's size (there is none), SCSI commands, lifetime, secure
+ * erase, zoned storage.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -22,7 +23,6 @@
 #include "vmm/dev/virtio/virtio.h"
 
 enum {
-    F_SIZE_MAX = 1,
     F_SEG_MAX = 2,
     F_RO = 5,
     F_BLK_SIZE = 6,
@@ -353,7 +353,6 @@ static void config(struct virtio *v, u8 *bytes)
     u64 cylinders = s->capacity / SECTOR / (16 * 63);
     struct blk_config c = {
         .capacity = le64_of(s->capacity / SECTOR),
-        .size_max = le32_of(1 * MiB),
         .seg_max = le32_of(MIN(s->queue_size - 2, IOVS_MAX / 2 - 2)),
         .cylinders = le16_of(MIN(cylinders, 16383u)),
         .heads = 16,
@@ -429,9 +428,7 @@ static bool blk_init(struct virtio *v, GError **error)
                     "block sizes are powers of two from 512 to 32768, the physical one not "
                     "smaller than the logical one");
     s->capacity = image_size(s->image) & ~(u64)(s->logical_block - 1);
-    v->features |=
-        BIT(F_SIZE_MAX) | BIT(F_SEG_MAX) | BIT(F_BLK_SIZE) | BIT(F_FLUSH) | BIT(F_TOPOLOGY);
-    v->features &= ~BIT(F_SIZE_MAX);
+    v->features |= BIT(F_SEG_MAX) | BIT(F_BLK_SIZE) | BIT(F_FLUSH) | BIT(F_TOPOLOGY);
     if (s->config_wce)
         v->features |= BIT(F_CONFIG_WCE);
     if (s->num_queues > 1)
