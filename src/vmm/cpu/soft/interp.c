@@ -5,7 +5,8 @@
  * seg.c, exc.c and sys.c.
  *
  * Decoded instructions are kept by host address; an entry holds while the write counter of its
- * page (page_gen) stands.  Instructions that cross a page are decoded each time.
+ * page (page_gen) stands.  Instructions that cross a page are kept by their address and bytes,
+ * which are compared each time.
  */
 #include "vmm/cpu/soft/interp.h"
 
@@ -96,15 +97,62 @@ static unsigned fetch_bytes(struct soft_vcpu *v, u64 la, u8 *to, unsigned n,
     return n;
 }
 
+/* Where the TLB says that the bytes at la lie; NULL: it does not know, or they are not RAM. */
+static const u8 *code_at(const struct soft_vcpu *v, u64 la)
+{
+    const struct tlb_entry *e =
+        &v->tlbs[v->space][v->cpl == 3 ? TLB_USER : TLB_KERNEL].e[(la >> 12) & (TLB_SIZE - 1)];
+
+    return la - e->ex <= 4095 ? (const u8 *)(uintptr_t)(la + e->addend) : NULL;
+}
+
+static bool bytes_equal(const u8 *a, const u8 *b, unsigned n)
+{
+    while (n && a[n - 1] == b[n - 1])
+        n--;
+    return !n;
+}
+
+static const struct insn *crossing_find(struct soft_vcpu *v, u64 la)
+{
+    const struct interp_crossing *c = &v->x.crossing[(la >> 12) & (INTERP_CROSSINGS - 1)];
+    u64 next = (la | 4095) + 1;
+    const u8 *here, *there;
+
+    if (c->la != la || !c->here || c->mode != v->mode)
+        return NULL;
+    here = code_at(v, la);
+    there = code_at(v, v->mode == MODE_64 ? next : (u32)next);
+    if (!here || !there || !bytes_equal(c->bytes, here, c->here) ||
+        !bytes_equal(c->bytes + c->here, there, c->insn.len - c->here))
+        return NULL;
+    return &c->insn;
+}
+
+static void crossing_keep(struct soft_vcpu *v, u64 la, const u8 *buf, unsigned n)
+{
+    struct interp_crossing *c = &v->x.crossing[(la >> 12) & (INTERP_CROSSINGS - 1)];
+
+    c->la = la;
+    c->here = (u8)n;
+    c->mode = v->mode;
+    c->insn = v->x.insn;
+    bytes_copy(c->bytes, buf, c->insn.len);
+}
+
 static const struct insn *fetch_slow(struct soft_vcpu *v, u64 la, u64 rip)
 {
     u8 buf[16];
     const _Atomic u32 *gen, *gen2;
+    const struct insn *known = crossing_find(v, la);
     u32 count = 0, count2;
-    unsigned n = fetch_bytes(v, la, buf, 15, &gen, &count);
     struct insn *i = &v->x.insn;
+    unsigned n;
     int r;
 
+    if (known && (v->mode == MODE_64 || rip + known->len - 1 <= v->s.seg[CS].limit))
+        return known;
+    n = fetch_bytes(v, la, buf, 15, &gen, &count);
     if (!n) {
         v->x.fetch_stop = exc_fault(v);
         return NULL;
@@ -149,7 +197,10 @@ static const struct insn *fetch_slow(struct soft_vcpu *v, u64 la, u64 rip)
             return NULL;
         }
         soft_fp_save(v);
+        i = &v->x.insn;
         r = insn_decode(buf, n + more, v->mode, i);
+        if (r == 0 && i->len > n)
+            crossing_keep(v, la, buf, n);
     }
     if (r == -E2BIG)
         return fetch_raise(v, EXC_GP, true);

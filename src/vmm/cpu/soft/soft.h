@@ -75,6 +75,14 @@ struct soft_vm;
 
 /* The interpreter's own; of interest to others: fetch_stop. */
 struct interp_cache_entry;
+/* An instruction that crosses a page, as it was decoded: holds while its bytes are the same. */
+struct interp_crossing {
+    u64 la;
+    u8 bytes[15], mode;
+    u8 here; /* bytes in the first page; 0: empty */
+    struct insn insn;
+};
+enum { INTERP_CROSSINGS = 32 };
 struct interp_state {
     void *jump[5]; /* __builtin_setjmp: where interp_throw() goes */
     u64 next_rip;
@@ -85,6 +93,7 @@ struct interp_state {
     bool align;                       /* alignment is checked: CPL 3, CR0.AM, EFLAGS.AC */
     struct interp_cache_entry *cache; /* decoded instructions, by host address */
     struct insn insn;                 /* the one at hand when it cannot be cached */
+    struct interp_crossing crossing[INTERP_CROSSINGS]; /* by page */
 };
 
 struct soft_vcpu {
