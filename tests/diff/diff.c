@@ -502,7 +502,7 @@ static bool random_insn(void)
     for (u32 k = 0; k < i.nops; k++)
         if (i.op[k].kind == OP_SEG)
             return false;
-    if (i.seg_override || i.prefixes & PFX_REPNE && i.prefixes & PFX_REP)
+    if (i.seg_override || (i.prefixes & PFX_REPNE && i.prefixes & PFX_REP))
         return false;
     if (i.prefixes & (PFX_REP | PFX_REPNE) && i.enc == ENC_LEGACY)
         mov_imm(RCX, below(70));

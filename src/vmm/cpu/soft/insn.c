@@ -191,7 +191,7 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
         case 0x3e:
             if (mode == MODE_64)
                 break;
-            /* fall through */
+            __attribute__((fallthrough));
         case 0x64:
         case 0x65: {
             static const u8 seg_of[] = {

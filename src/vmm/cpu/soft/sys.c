@@ -342,7 +342,7 @@ void op_xgetbv(struct soft_vcpu *v, const struct insn *i UNUSED)
             val = v->s.xcr0;
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         throw_gp(v);
     }
