@@ -205,7 +205,7 @@ static bool fw_cfg_bootorder(struct machine *m, GError **error)
     for (guint i = 0; i < m->vm->devs->len; i++) {
         struct pci_dev *p = pci_dev_of(m->vm->devs->pdata[i]);
 
-        if (p && p->bootindex != UINT32_MAX)
+        if (p && !p->pt->fixed && p->bootindex != UINT32_MAX)
             g_ptr_array_add(devs, p);
     }
     g_ptr_array_sort(devs, by_bootindex);

@@ -157,7 +157,12 @@ static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError *
     if (bus && strcmp(bus, "pci.0") != 0 && strcmp(bus, "pci") != 0)
         return fail(error, ERR_NOT_FOUND, "%s: there is no bus '%s'; there is pci.0",
                     d->type->name, bus);
-    return pci_place(d, m->pci, -1, error);
+    /* Slot 2 is kept for a graphics card, so that one does not move all others. */
+    int fn = -1;
+    for (int slot = 3; fn < 0 && !pci_dev_of(d)->addr && slot < 32; slot++)
+        if (!pci_bus_dev(m->pci, (u8)(slot << 3)))
+            fn = slot << 3;
+    return pci_place(d, m->pci, fn, error);
 }
 
 static bool pc_finish(struct machine *m, GError **error)
