@@ -2,9 +2,10 @@
 /*
  * qmp_fuzz.c - hostile bytes into a QMP session.
  *
- * Built with clang's -fsanitize=fuzzer (target qmp_fuzz_libfuzzer) it is guided by coverage.
- * Built plainly it replays: the files named on the command line, else a fixed number of inputs
- * made from a seed, which is what the test suite runs.
+ * Built with clang (target qmp_fuzz_libfuzzer) it is libFuzzer's; set the build up with
+ * -Dc_args=-fsanitize=fuzzer-no-link,address so that coverage of the whole guides it.  Built
+ * plainly it replays: the files named on the command line, else a fixed number of inputs made
+ * from a seed, which is what the test suite runs.
  *
  *   qmp_fuzz [-n ROUNDS] [-s SEED] [FILE...]
  */
