@@ -477,7 +477,7 @@ static bool soft_get(struct vcpu *c, struct x86_state *ret, GError **error UNUSE
     struct soft_vcpu *v = c->impl;
 
     *ret = v->s;
-    ret->msr.tsc = __builtin_ia32_rdtsc() + (u64)c->tsc_offset;
+    ret->msr.tsc = v->tsc_got = __builtin_ia32_rdtsc() + (u64)c->tsc_offset;
     if (c->lapic)
         ret->cr8 = c->lapic_ops->tpr_get(c->lapic) >> 4;
     return true;
@@ -502,7 +502,10 @@ static bool soft_set(struct vcpu *c, const struct x86_state *s, GError **error)
     /* After a reset all TSCs start from one moment, or they would differ by what it took. */
     if (!c->index || s->msr.tsc || !v->sv->reset_tsc)
         v->sv->reset_tsc = __builtin_ia32_rdtsc();
-    c->tsc_offset = (s64)(s->msr.tsc - v->sv->reset_tsc);
+    /* A loader that changes registers puts the time back that it got: that is no change, and
+     * would leave this TSC behind the others by what it took. */
+    if (!s->msr.tsc || s->msr.tsc != v->tsc_got)
+        c->tsc_offset = (s64)(s->msr.tsc - v->sv->reset_tsc);
     v->tsc_offset = (u64)c->tsc_offset;
     mmu_flush_all(v);
     soft_update(v);

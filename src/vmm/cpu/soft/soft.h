@@ -131,6 +131,7 @@ struct soft_vcpu {
     u64 space_clock;
     struct soft_fault fault;
     u64 a20_mask;
+    u64 tsc_got;          /* what get() told last */
     bool dr_active;       /* any breakpoint enabled in DR7 */
     u64 dr_hit;           /* data breakpoints hit by the instruction under way (DR6 bits) */
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
