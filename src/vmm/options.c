@@ -33,7 +33,9 @@ static bool opt_name(struct parse *p, const char *arg, GError **error)
 
 static bool opt_pidfile(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    value_set(&p->o->pidfile, arg);
+    /* absolute: -daemonize changes the directory before it is removed */
+    g_free(p->o->pidfile);
+    p->o->pidfile = g_canonicalize_filename(arg, NULL);
     return true;
 }
 
@@ -338,7 +340,7 @@ static bool settle_drives(struct parse *p, GError **error)
  */
 static bool settle_consoles(struct parse *p, GError **error)
 {
-    bool serial = !p->serials && !p->nodefaults;
+    bool serial = !p->serials && !p->nodefaults && p->m->board != BOARD_NONE;
     bool monitor = !p->no_monitor && !p->nodefaults && !p->o->monitors->len;
 
     if (p->nographic && p->o->daemonize)

@@ -202,6 +202,31 @@ static bool ids_check(const GPtrArray *list, const char *option, GError **error)
     return true;
 }
 
+/* Nothing that was asked for may be left out because the board has no place for it. */
+static bool board_check(const struct machine_desc *d, GError **error)
+{
+    const char *name = machine_board_name(d->board);
+    bool boot = d->boot_order || d->boot_menu || d->boot_strict || d->boot_menu_wait >= 0 ||
+                d->boot_fail_wait >= 0;
+
+    if (d->board == BOARD_PC)
+        return true;
+    if (d->board == BOARD_MICROVM && !d->kernel)
+        return fail(error, ERR_ARGUMENT, "-machine microvm: needs -kernel");
+    if (d->bios)
+        return fail(error, ERR_UNSUPPORTED, "-bios: machine %s has no firmware", name);
+    if (boot)
+        return fail(error, ERR_UNSUPPORTED, "-boot: machine %s has no firmware", name);
+    if (d->fw_cfg->len)
+        return fail(error, ERR_UNSUPPORTED, "-fw_cfg: machine %s has no firmware", name);
+    for (int i = 0; d->board == BOARD_NONE && i < SERIALS_MAX; i++)
+        if (d->serial[i])
+            return fail(error, ERR_UNSUPPORTED, "-serial: machine none has no serial ports");
+    if (d->board == BOARD_NONE && d->debugcon)
+        return fail(error, ERR_UNSUPPORTED, "-debugcon: machine none has no ports");
+    return true;
+}
+
 bool machine_check(const struct machine_desc *d, GError **error)
 {
     g_autoptr(GHashTable) ids = g_hash_table_new(g_str_hash, g_str_equal);
@@ -234,7 +259,5 @@ bool machine_check(const struct machine_desc *d, GError **error)
             return fail(error, ERR_NOT_FOUND, "-global: %s has no property '%s'", g->type,
                         g->prop);
     }
-    if (d->board == BOARD_MICROVM && !d->kernel && !d->bios)
-        return fail(error, ERR_ARGUMENT, "-machine microvm: needs -kernel");
-    return true;
+    return board_check(d, error);
 }

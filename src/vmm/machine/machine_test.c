@@ -222,6 +222,14 @@ TEST(checks)
     d = desc_new(NULL);
     d->board = BOARD_MICROVM;
     refused(d, "-machine microvm: needs -kernel");
+    d = desc_new("k");
+    d->board = BOARD_MICROVM;
+    d->bios = g_strdup("b");
+    refused(d, "-bios: machine microvm has no firmware");
+    d = desc_new("k");
+    d->board = BOARD_NONE;
+    d->serial[1] = g_strdup("stdio");
+    refused(d, "-serial: machine none has no serial ports");
 }
 
 TEST_MAIN()

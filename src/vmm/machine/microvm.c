@@ -37,8 +37,6 @@ static bool microvm_build(struct machine *m, GError **error)
                              .gsi = { PC_SCI } };
     const char *const pm_props[] = { "sci-enabled", "on", NULL };
 
-    if (m->desc->bios)
-        return fail(error, ERR_UNSUPPORTED, "-bios: machine microvm starts a -kernel directly");
     if (!m->vm->kernel_irqchip &&
         (!pc_intc_make(m->vm, true, error) || !machine_part(m, &pit, NULL, error)))
         return false;
