@@ -91,7 +91,7 @@ void kvm_drain_kick(void);
 bool kvm_set_run_mask(int vcpu_fd);
 
 /* mem.c */
-void kvm_mem_changed(void *kv); /* a ram_listen() function */
+void kvm_mem_changed(void *vm); /* a ram_listen() function */
 void kvm_mem_dirty(struct vm *);
 /* irq.c */
 bool kvm_irq_init(struct kvm_vm *, GError **error);

@@ -98,11 +98,14 @@ void kvm_mem_dirty(struct vm *vm)
 
 void kvm_mem_changed(void *opaque)
 {
-    struct kvm_vm *kv = opaque;
-    const struct ram_map *map = ram_current(kv->vm->ram);
+    struct vm *vm = opaque;
+    struct kvm_vm *kv = vm->cpu_vm;
+    const struct ram_map *map = ram_current(vm->ram);
     bool keep[KVM_SLOTS_MAX] = { false };
     g_autofree struct kvm_mem *want = g_new0(struct kvm_mem, map->n + 1);
 
+    if (!kv) /* closed already: devices on their way out still change the map */
+        return;
     for (u32 i = 0; i < map->n; i++) {
         want[i] = wanted(kv, &map->slot[i]);
         s32 n = slot_find(kv, &want[i]);

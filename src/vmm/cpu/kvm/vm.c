@@ -146,9 +146,11 @@ static bool set_up(struct kvm_vm *kv, GError **error)
 /* The guest's clock stands still while it is stopped. */
 static void run_state(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
 {
-    struct kvm_vm *kv = opaque;
+    struct kvm_vm *kv = ((struct vm *)opaque)->cpu_vm;
     struct kvm_clock_data d = { 0 };
 
+    if (!kv)
+        return;
     switch (ev) {
     case VM_EV_RESET:
         kvm_irq_reset(kv);
@@ -202,10 +204,10 @@ static bool vm_init(struct vm *vm, GError **error)
         vm_fini(vm);
         return false;
     }
-    ram_listen(vm->ram, kvm_mem_changed, kv);
-    kvm_mem_changed(kv);
+    ram_listen(vm->ram, kvm_mem_changed, vm);
+    kvm_mem_changed(vm);
     kvm_doorbells_listen(kv);
-    vm_listen(vm, run_state, kv);
+    vm_listen(vm, run_state, vm);
     return true;
 }
 
