@@ -80,6 +80,8 @@ bool machine_is_mmio(const struct dev_type *);
 bool machine_own_prop(const struct dev_type *, const char *name);
 
 struct board_ops {
+    /* More RAM blocks than RAM itself, before the CPU backend looks at them; may be NULL. */
+    bool (*memory)(struct machine *, GError **error);
     bool (*build)(struct machine *, GError **error); /* parts and buses, after the vCPUs */
     bool (*place)(struct machine *, struct dev *, const char *addr, GError **error);
     void (*placed)(struct machine *, struct dev *);   /* it is realized; may be NULL */

@@ -237,7 +237,8 @@ static bool build(struct machine *m, GError **error)
                                   .cores = d->cores,
                                   .threads = d->threads,
                                   .no_kernel_irqchip = d->no_kernel_irqchip };
-    if (!set_clock(m, error) || !machine_make_ram(m, error) || !cpu_open(m->vm, &m->cpu, error))
+    if (!set_clock(m, error) || !machine_make_ram(m, error) ||
+        (board->memory && !board->memory(m, error)) || !cpu_open(m->vm, &m->cpu, error))
         return false;
     if (d->force_kernel_irqchip && !m->vm->kernel_irqchip)
         return fail(error, ERR_UNSUPPORTED,

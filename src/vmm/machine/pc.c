@@ -126,17 +126,20 @@ static bool fw_cfg_make(struct machine *m, GError **error)
     return m->fw_cfg != NULL;
 }
 
+static bool pc_memory(struct machine *m, GError **error)
+{
+    if (!m->desc->kernel)
+        return bios_load(m, error);
+    return !m->desc->bios || fail(error, ERR_ARGUMENT,
+                                  "-bios: a kernel is started without firmware; leave out "
+                                  "either -bios or -kernel");
+}
+
 static bool pc_build(struct machine *m, GError **error)
 {
     struct vm *vm = m->vm;
     bool direct = m->desc->kernel != NULL;
 
-    if (direct && m->desc->bios)
-        return fail(error, ERR_ARGUMENT,
-                    "-bios: a kernel is started without firmware; leave out "
-                    "either -bios or -kernel");
-    if (!direct && !bios_load(m, error))
-        return false;
     if (!vm->kernel_irqchip && !pc_intc_make(vm, true, error))
         return false;
     m->pci = i440fx_new(vm, m->ram, m->bios, error);
@@ -178,6 +181,8 @@ static bool pc_reset(struct machine *m, GError **error)
     return pci_setup(m->vm, m->pci, error) && machine_reset_kernel(m, error);
 }
 
-const struct board_ops board_pc = {
-    .build = pc_build, .place = pc_place, .finish = pc_finish, .reset = pc_reset
-};
+const struct board_ops board_pc = { .memory = pc_memory,
+                                    .build = pc_build,
+                                    .place = pc_place,
+                                    .finish = pc_finish,
+                                    .reset = pc_reset };
