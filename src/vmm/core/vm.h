@@ -72,6 +72,7 @@ struct vm {
      * vm_init() reads -cpu and -smp from it, refuses what cannot be, and makes the CPUID table.
      */
     const struct cpu_config *cpu_config;
+    u32 phys_bits; /* width of a guest-physical address by CPUID; vm_init() sets it */
     struct vcpu **vcpus;
     u32 n_vcpus;
 

@@ -14,7 +14,7 @@
 
 /* SeaBIOS' choice: all is write-back but the hole below 4 GiB and what is no RAM below 1 MiB.
  */
-static void mtrr_set(struct x86_msrs *m)
+static void mtrr_set(struct x86_msrs *m, u32 phys_bits)
 {
     const u64 wb = 0x0606060606060606, wp = 0x0505050505050505;
 
@@ -24,8 +24,7 @@ static void mtrr_set(struct x86_msrs *m)
     for (int i = 3; i < 11; i++)
         m->mtrr_fix[i] = wp;
     m->mtrr_var_base[0] = 0xc0000000;
-    /* Valid for any width of physical addresses: the bits above it are masked by the CPU. */
-    m->mtrr_var_mask[0] = 0xffc0000000 | 0x800;
+    m->mtrr_var_mask[0] = ((BIT(phys_bits) - 1) & ~0x3fffffffull) | 0x800;
 }
 
 static void segments_flat(struct x86_state *s, bool lng)
@@ -72,7 +71,7 @@ bool boot_enter(const struct boot *b, struct vm *vm, GError **error)
         ok = cpu_get_state(vm->vcpus[i], s, error);
         if (!ok)
             break;
-        mtrr_set(&s->msr);
+        mtrr_set(&s->msr, vm->phys_bits ? vm->phys_bits : 36);
         if (i == 0)
             enter_bsp(b, s);
         ok = cpu_set_state(vm->vcpus[i], s, error);

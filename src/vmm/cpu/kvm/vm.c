@@ -138,9 +138,12 @@ static bool set_up(struct kvm_vm *kv, GError **error)
     }
     if (!kvm_irq_init(kv, error) || !kvm_cpuid_limits(kv, &limits, error))
         return false;
-    return cpuid_build(c && c->model ? c->model : "host", &limits,
-                       c && c->sockets ? c->sockets : 1, c && c->cores ? c->cores : 1,
-                       c && c->threads ? c->threads : 1, &kv->cpuid, error);
+    if (!cpuid_build(c && c->model ? c->model : "host", &limits,
+                     c && c->sockets ? c->sockets : 1, c && c->cores ? c->cores : 1,
+                     c && c->threads ? c->threads : 1, &kv->cpuid, error))
+        return false;
+    kv->vm->phys_bits = kv->cpuid.phys_bits;
+    return true;
 }
 
 /* The guest's clock stands still while it is stopped. */

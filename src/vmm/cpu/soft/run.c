@@ -101,21 +101,19 @@ static bool interrupt_open(const struct soft_vcpu *v)
     return v->s.rflags & FL_IF && !v->s.int_shadow;
 }
 
-/* INIT and SIPI (SDM 3, 10.4 and 9.4.2). */
+/* INIT (SDM 3, 10.1, table 10-1): FPU, XCR0, MTRRs and other MSRs keep their values. */
 static void take_init(struct soft_vcpu *v)
 {
     struct x86_state *s;
-    u64 tsc_adjust = v->s.msr.tsc_adjust, apic_base = v->s.msr.apic_base;
-    u64 mtrr_def = v->s.msr.mtrr_def_type;
 
     soft_fp_save(v);
     s = g_new(struct x86_state, 1);
     x86_reset(s, v->vcpu->index == 0);
-    memcpy(s->xsave, v->s.xsave, sizeof s->xsave); /* INIT leaves x87 and SSE alone */
-    s->msr.tsc_adjust = tsc_adjust;
-    s->msr.apic_base = apic_base;
-    s->msr.mtrr_def_type = mtrr_def;
-    s->cr0 = CR0_ET | CR0_NW | CR0_CD;
+    memcpy(s->xsave, v->s.xsave, sizeof s->xsave);
+    s->xcr0 = v->s.xcr0;
+    s->msr = v->s.msr;
+    s->msr.efer = 0;
+    s->cr0 = CR0_ET | (v->s.cr0 & (CR0_CD | CR0_NW));
     if (v->vcpu->index)
         s->mp_state = MP_WAIT_SIPI;
     v->s = *s;
@@ -126,6 +124,7 @@ static void take_init(struct soft_vcpu *v)
     soft_update(v);
 }
 
+/* SDM 3, 9.4.2. */
 static void take_sipi(struct soft_vcpu *v)
 {
     u8 vector = atomic_load(&v->vcpu->sipi_vector);
@@ -409,6 +408,7 @@ static bool soft_vm_init(struct vm *vm, GError **error)
     if (!cpuid_build(cfg->model ? cfg->model : "max", &limits, MAX(cfg->sockets, 1),
                      MAX(cfg->cores, 1), MAX(cfg->threads, 1), &sv->cpuid, error))
         return false;
+    vm->phys_bits = sv->cpuid.phys_bits;
     if (!code_init(sv, CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
         return false;
     native_install();
