@@ -646,7 +646,8 @@ static void emit_with_operand(struct trans *t, const struct insn *i, u8 b, u8 x,
 
     if (i->enc == ENC_VEX) {
         u8 k = 0;
-        while (skip_prefix(i->bytes[k]))
+        /* A REX that another prefix follows counts for nothing. */
+        while (skip_prefix(i->bytes[k]) || (t->is64 && (i->bytes[k] & 0xf0) == 0x40))
             k++;
         u8 v1, v2;
         if (i->bytes[k] == 0xc5) {
