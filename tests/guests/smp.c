@@ -45,7 +45,7 @@ static void pause(void)
 
 static bool wait_eq(volatile u32 *n, u32 want)
 {
-    u64 end = rdtsc() + 40000000000ull;
+    u64 end = rdtsc() + 120000000000ull;
 
     while (*n != want && rdtsc() < end)
         pause();
@@ -225,7 +225,7 @@ static void job_shoot(u32 n)
         acked = 0;
         invlpg(VA);
         apic_ipi(0, 0xc0000 | (i & 2 ? 0x70 : 0x72)); /* all but self */
-        u64 end = rdtsc() + 40000000000ull;
+        u64 end = rdtsc() + 120000000000ull;
         while (acked != cpus - 1 && rdtsc() < end)
             pause();
         if (acked != cpus - 1) {
@@ -251,7 +251,7 @@ static void job_code(u32 n)
             *(volatile u32 *)(code + 1) = i;
             barrier();
             x = i;
-            u64 end = rdtsc() + 40000000000ull;
+            u64 end = rdtsc() + 120000000000ull;
             while (acked != i * (cpus - 1) && rdtsc() < end)
                 pause();
             if (acked != i * (cpus - 1)) {
@@ -278,7 +278,7 @@ static void job_code(u32 n)
 /* The other way round: both see data in the page of running code. */
 static void job_code_data(u32 n)
 {
-    for (u32 i = 0; i < 1000; i++) {
+    for (u32 i = 0; i < 200; i++) {
         u32 v;
         __asm__ volatile("lock incl (%0)" ::"r"(code + 512 + 64 * n) : "memory", "cc");
         __asm__ volatile("lock incl (%0)" ::"r"(code + 256) : "memory", "cc");
@@ -445,5 +445,5 @@ void main(void)
     check_eq("code written by another", errors, 0);
     run_all(7);
     check_eq("code among shared data", errors, 0);
-    check_eq("data among shared code", *(volatile u32 *)(code + 256), 1000 * cpus);
+    check_eq("data among shared code", *(volatile u32 *)(code + 256), 200 * cpus);
 }

@@ -545,7 +545,10 @@ static void lapic_timer_arm(struct lapic *s)
     if (lapic_timer_mode(s) == LVT_DEADLINE) {
         at = s->r.tsc_deadline ? lapic_deadline_at(s) : NEVER;
     } else {
-        lapic_timer_roll(s, vm_now(s->dev.vm));
+        /* A one-shot that has run out by now, as this thread was held up, is still to be told:
+         * the host timer fires at once. */
+        if (lapic_timer_mode(s) == LVT_PERIODIC)
+            lapic_timer_roll(s, vm_now(s->dev.vm));
         at = s->r.lvt[LVT_TIMER] & LVT_MASKED ? NEVER : s->r.timer_at;
     }
     if (at == NEVER)
@@ -607,6 +610,8 @@ static void lapic_write_lvt(struct lapic *s, unsigned n, u32 val)
         val |= LVT_MASKED;
     if (n == LVT_TIMER && (val & LVT_TIMER_MODE) == LVT_TIMER_MODE)
         val &= ~LVT_TIMER_MODE; /* reserved */
+    if (n == LVT_TIMER && was & LVT_MASKED && lapic_timer_mode(s) != LVT_DEADLINE)
+        lapic_timer_roll(s, vm_now(s->dev.vm)); /* what ran out while masked is gone */
     poke(&s->r.lvt[n], val);
     if (n == LVT_TIMER && (was ^ val) & (LVT_TIMER_MODE | LVT_MASKED)) {
         /* Between TSC-deadline and the other modes the timer is disarmed (SDM 3, 11.5.4.1). */
