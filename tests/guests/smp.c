@@ -6,7 +6,7 @@
  */
 #include "lib/pic.h"
 
-enum { MAX = 8 };
+enum { MAX = 8, CLOSED = 0x100 };
 
 extern u8 ap_start[], ap_end[];
 extern u32 ap_stack_next;
@@ -314,7 +314,7 @@ void ap_main(void)
     __asm__ volatile("lidt %0" ::"m"(p));
     apic_on();
     n = __sync_fetch_and_add(&up, 1) + 1;
-    if (n >= MAX)
+    if (n >= MAX) /* too many, or too late: the list is closed */
         for (;;)
             __asm__ volatile("cli; hlt");
     ids[n] = apic_read(APIC_ID) >> 24;
@@ -342,12 +342,12 @@ static void start(void)
     apic_ipi(0, 0xc4608); /* SIPI, page 8 */
     delay_us(1000);
     apic_ipi(0, 0xc4608);
-    for (u32 i = 0, was = 0, still = 0; i < 2000 && still < 100; i++) {
+    for (u32 i = 0, was = 0, still = 0; i < 2000 && still < 400; i++) {
         delay_us(500);
         still = up == was && up ? still + 1 : 0;
         was = up;
     }
-    cpus = up + 1;
+    cpus = __sync_fetch_and_or(&up, CLOSED) + 1;
     wait_eq(&finished, cpus - 1);
     put("# processors: ");
     put_hex(cpus);
