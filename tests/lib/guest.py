@@ -114,8 +114,11 @@ class Guest:
 
         A $ also matches where the console has come to so far: end with \\n what must be whole."""
         until = time.monotonic() + timeout
+        look = re.compile(pattern, re.M)
+        start = self.at
         while True:
-            match = re.compile(pattern, re.M).search(self.console, self.at)
+            match = look.search(self.console, start)
+            start = max(self.at, len(self.console) - 4096)  # no pattern spans more than that
             if match:
                 self.at = match.end()
                 return match
@@ -147,8 +150,9 @@ class Guest:
         self.serial = getattr(self, "serial", 0) + 1
         mark = "posada-%d-" % self.serial
         self.send("%s\nrc=$?; echo; echo posada-%d''-$rc\n" % (command, self.serial))
-        match = self.expect(r"(?s)(.*?)^%s(\d+)\n" % mark, timeout)
-        return int(match.group(2)), match.group(1).strip("\n")
+        start = self.at
+        match = self.expect(r"^%s(\d+)\n" % mark, timeout)
+        return int(match.group(1)), self.console[start : match.start()].strip("\n")
 
     # ---- monitor ----
 
