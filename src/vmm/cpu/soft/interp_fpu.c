@@ -187,6 +187,8 @@ static bool fp_error_waits(struct soft_vcpu *v, const struct insn *i)
     default:
         soft_fp_load(v);
         __asm__ volatile("fnstsw %0" : "=m"(status));
+        if (!SOFT_LAZY_FP)
+            soft_fp_save(v);
         return status & 0x80;
     }
 }

@@ -238,3 +238,17 @@ void native_enter(struct soft_vcpu *v, const u8 *code)
     v->s.rflags =
         (v->s.rflags & ~(u64)FL_STATUS) | (v->cc >> 8 & 0xd5) | (u64)(v->cc & 1) << 11;
 }
+
+/* The fill thunk's C side. Where the compiler cannot be kept from calling memcpy and the like
+ * (clang, sanitizers), vector registers are saved around it. */
+u64 native_fill(struct soft_vcpu *v, u64 va, unsigned size, u32 write)
+{
+    u64 addend;
+
+    if (SOFT_LAZY_FP)
+        return mmu_fill_fast(v, va, size, write);
+    soft_fp_save(v);
+    addend = mmu_fill_fast(v, va, size, write);
+    soft_fp_load(v);
+    return addend;
+}

@@ -13,3 +13,5 @@ void native_thread_enter(struct soft_vcpu *);
 void native_thread_leave(struct soft_vcpu *);
 /* Runs host code until it leaves: general registers and flags from v->s and back. */
 void native_enter(struct soft_vcpu *, const u8 *code);
+/* mmu_fill_fast() for translated code. */
+u64 native_fill(struct soft_vcpu *, u64 va, unsigned size, u32 write);

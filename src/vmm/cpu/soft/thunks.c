@@ -12,6 +12,7 @@
  */
 #include "vmm/cpu/soft/code.h"
 #include "vmm/cpu/soft/emit.h"
+#include "vmm/cpu/soft/native.h"
 
 #define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
 #define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
@@ -91,7 +92,7 @@ void code_make_thunks(struct soft_vm *sv)
     e_bytes(&e, (const u8[]){ 0x41, 0x0f, 0xb7, 0xd2 }, 4); /* movzx edx, r10w */
     e_rr(&e, 0x89, RCX, R10, false);
     e_shift(&e, 5, RCX, 16, false);
-    e_mov_imm64(&e, RAX, (u64)(uintptr_t)mmu_fill_fast);
+    e_mov_imm64(&e, RAX, (u64)(uintptr_t)native_fill);
     e8(&e, 0xff), e8(&e, 0xd0); /* call rax */
     e_mov(&e, R10, RAX);
     for (unsigned k = 0; k < ARRAY_LEN(c_lost); k++)
