@@ -1440,7 +1440,7 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
         break;
     case K_LOOP: {
         s32 target = branch_target(t, k);
-        u8 *to_taken, *over = NULL;
+        u8 *to_taken;
 
         flags_leave(t, t->live[k]);
         t->in_host = false; /* both ways read v->cc */
@@ -1452,7 +1452,6 @@ static void emit_one(struct trans *t, u32 k, enum kind kind)
         if (i->mnem != MN(LOOP))
             e8(e, 0xeb), e8(e, 5);
         to_taken = e_jmp(e, e->p + e->delta);
-        (void)over;
         t->exits[t->n_exits++] = (struct exit_stub){ to_taken, target, false };
         break;
     }
@@ -1710,14 +1709,12 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     t->in_cc = true;
     for (u32 k = 0; k < t->n; k++)
         emit_one(t, k, kinds[k]);
-    u32 main_len = (u32)(t->e.p - t->entry);
     if (!ends) {
         flags_leave(t, interp ? FL_STATUS : t->live[t->n]);
         if (interp)
             emit_exit(t, CODE_EXIT_INTERP, at);
         else
             emit_direct(t, at);
-        main_len = (u32)(t->e.p - t->entry);
     }
     emit_stubs(t);
     e_here(&t->e, poll);
@@ -1734,7 +1731,6 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     b->mode = mode;
     b->code = start;
     b->code_len = (u32)(t->e.p - cc->rw) - start;
-    (void)main_len;
     b->poll_exit = poll_exit;
     b->n_sites = (u16)t->n;
     b->sites = g_memdup2(t->sites, t->n * sizeof *t->sites);
