@@ -461,6 +461,32 @@ static bool wanted(const ZydisDecodedInstruction *z, const struct insn *i)
     }
 }
 
+/*
+ * Bit scans and bit tests leave some flags undefined, and processors make something of the address
+ * or of the offset there that no other way of doing it gives.  So the one that is defined goes to
+ * AL, and a CMP defines them all.
+ */
+static void settle_flags(u16 mnem)
+{
+    bool scan;
+
+    switch (mnem) {
+    case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR:
+        scan = true;
+        break;
+    case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        scan = false;
+        break;
+    default:
+        return;
+    }
+    starts[n_starts++] = pos;
+    c8(0x0f), c8(scan ? 0x94 : 0x92), c8(0xc0); /* setz al; setb al */
+    starts[n_starts++] = pos;
+    c8(0x3c), c8(1); /* cmp al, 1 */
+}
+
 /* One random instruction at `pos`, with its address registers loaded before it. */
 static bool random_insn(void)
 {
@@ -508,8 +534,12 @@ static bool random_insn(void)
         mov_imm(RCX, below(70));
     bool string = z.meta.category == ZYDIS_CATEGORY_STRINGOP;
     if (string) {
-        mov_imm(RSI, data_address(16));
-        mov_imm(RDI, data_address(16));
+        u64 from = data_address(16), to = data_address(16);
+        /* Which of two missing pages CMPS reports differs between vendors. */
+        if ((i.opcode & 0xfe) == 0xa6)
+            *(below(2) ? &from : &to) = DATA_VA + below(0x1000);
+        mov_imm(RSI, from);
+        mov_imm(RDI, to);
     } else if (i.has_mem && !i.mem_agen) {
         if (i.mem_vsib)
             return false;
@@ -549,6 +579,7 @@ static bool random_insn(void)
     starts[n_starts++] = pos;
     for (u32 k = 0; k < i.len; k++)
         c8(i.bytes[k]);
+    settle_flags(i.mnem);
     return true;
 }
 
