@@ -403,7 +403,7 @@ const struct site *code_site(struct code_cache *cc, const u8 *pc, struct block *
         return NULL;
 
     at -= b->code;
-    if (at >= b->code_len)
+    if (at >= b->code_len || !b->n_sites)
         return NULL;
     *ret = b;
     u32 k = b->n_sites;

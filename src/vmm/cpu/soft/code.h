@@ -115,8 +115,9 @@ void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);
 
-/* trans.c: emits one block for the bytes of a page. NULL: the first instruction is not for
- * translation, or (cache->pos unchanged, *ret_full) there is no room. REQUIRES(lock), FP saved.
+/* trans.c: emits one block for the bytes of a page. One whose first
+ * instruction is not for translation only leaves for the interpreter.  NULL: there is no room
+ * (*ret_full; cache->pos unchanged). REQUIRES(lock), FP saved.
  */
 struct block *trans_block(struct soft_vcpu *, const u8 *page, u64 page_index, u16 off, u16 mode,
                           bool *ret_full);

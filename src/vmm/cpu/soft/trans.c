@@ -1665,16 +1665,13 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
         at += i->len;
         ends = kind >= K_JMP;
     }
-    if (t->n == 0)
-        return NULL;
     if (interp)
         mark_bytes(t->cp, (u32)at, 15);
     t->off[t->n] = (u16)at;
 
     /* backward: who reads which flags */
     u16 live = FL_STATUS;
-    enum kind last = kinds[t->n - 1];
-    if (last == K_JMP || last == K_CALL)
+    if (ends && (kinds[t->n - 1] == K_JMP || kinds[t->n - 1] == K_CALL))
         live = flags_wanted(t, branch_target(t, t->n - 1));
     else if (!ends && !interp)
         live = flags_wanted(t, at);
