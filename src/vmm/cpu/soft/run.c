@@ -142,10 +142,8 @@ static void take_sipi(struct soft_vcpu *v)
 static bool take_events(struct soft_vcpu *v)
 {
     struct vcpu *c = v->vcpu;
-    u32 ev;
+    u32 ev = atomic_load(&c->events);
 
-    atomic_store(&v->poll, 0);
-    ev = atomic_load(&c->events);
     if (ev & VCPU_STOP)
         return true;
     if (!ev)
@@ -348,6 +346,8 @@ static enum cpu_exit soft_run(struct vcpu *c)
         int stop = SOFT_GO;
 
         if (unlikely(v->poll || atomic_load(&c->events))) {
+            /* Before looking why: what is asked for after that sets it again. */
+            atomic_store(&v->poll, 0);
             if (atomic_load(&v->sv->excl_pending)) {
                 run_end(v);
                 run_begin(v);
