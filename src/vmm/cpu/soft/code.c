@@ -11,9 +11,9 @@
 #include "base/error.h"
 #include "vmm/cpu/soft/emit.h"
 
-static u32 block_hash(u64 page, u16 off, u16 mode)
+static u32 block_hash(const u8 *page, u16 off, u16 mode)
 {
-    u64 h = (page << 12 | off) * 0x9e3779b97f4a7c15ull + mode * 0x85ebca6bu;
+    u64 h = ((u64)(uintptr_t)page | off) * 0x9e3779b97f4a7c15ull + mode * 0x85ebca6bu;
 
     return (u32)(h >> 40) & (CODE_HASH - 1);
 }
@@ -111,41 +111,70 @@ u16 code_mode_of(const struct soft_vcpu *v)
     return m;
 }
 
+/*
+ * A jump-cache entry is valid in one context: mode, privilege, and space, but that supervisor
+ * code (CPL 0) has one context for all spaces as long as it lies in global pages, which MOV CR3
+ * does not touch.  Each has a generation of its own; to void its entries is to give it another.
+ */
+static void context_renew(struct soft_vcpu *v, struct code_context *c)
+{
+    if (unlikely(!++v->gen_counter)) { /* all numbers used up: begin anew */
+        for (unsigned k = 0; k < JUMP_CACHE_SIZE; k++)
+            v->jump_cache[k].gen = 0;
+        for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
+            v->contexts[k].ident = 0;
+        v->gen_counter = 1;
+    }
+    c->gen = v->gen_counter;
+}
+
 void code_context_changed(struct soft_vcpu *v)
 {
-    u32 ident = 0x80000000u | (u32)v->space << 16 | code_mode_of(v);
+    u32 mode = code_mode_of(v);
+    u32 ident = 0x80000000u | (v->cpl ? (1u + v->space) << 16 : 0) | mode;
+    struct code_context *c = &v->contexts[(mode ^ mode >> 4 ^ (ident >> 16) * 5) & 63];
 
-    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++) {
-        if (v->contexts[k].ident == ident) {
-            v->jump_gen = v->contexts[k].gen;
-            return;
-        }
+    if (unlikely(c->ident != ident)) {
+        context_renew(v, c);
+        c->ident = ident;
     }
-    struct code_context *c = &v->contexts[v->next_context++ % ARRAY_LEN(v->contexts)];
+    v->jump_gen = c->gen;
+}
 
-    c->ident = ident;
-    c->gen = v->jump_gen = ++v->gen_counter;
+void code_flush_contexts(struct soft_vcpu *v)
+{
+    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
+        v->contexts[k].ident = 0;
+    v->supervisor_local = false;
+    code_context_changed(v);
 }
 
 void code_flush_space(struct soft_vcpu *v, unsigned space)
 {
     for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
-        if ((v->contexts[k].ident >> 16 & 0x7fff) == space)
+        if ((v->contexts[k].ident >> 16 & 0x7fff) == 1 + space)
             v->contexts[k].ident = 0;
+    code_leave_space(v);
+}
+
+void code_leave_space(struct soft_vcpu *v)
+{
+    if (v->supervisor_local) {
+        for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
+            if (!(v->contexts[k].ident >> 16 & 0x7fff))
+                v->contexts[k].ident = 0;
+        v->supervisor_local = false;
+    }
     code_context_changed(v);
 }
 
 void code_flush_page(struct soft_vcpu *v, u64 va)
 {
-    u32 bit = (u32)(va >> 12) & 4095;
+    struct jump_cache_entry *j = (void *)((u8 *)v->jump_cache + jump_cache_at(va & ~4095ull));
 
-    if (!(v->jump_pages[bit >> 6] & 1ull << (bit & 63)))
-        return;
-    for (unsigned k = 0; k < ARRAY_LEN(v->jump_pages); k++)
-        v->jump_pages[k] = 0;
-    for (unsigned k = 0; k < ARRAY_LEN(v->contexts); k++)
-        v->contexts[k].ident = 0;
-    code_context_changed(v);
+    for (unsigned k = 0; k < JUMP_CACHE_PAGE; k++)
+        if (!((j[k].va ^ va) >> 12))
+            j[k].gen = 0;
 }
 
 /* ---- blocks
@@ -171,8 +200,8 @@ static void block_drop(struct code_cache *cc, struct block *b)
 
     while (*p && *p != b)
         p = &(*p)->hash_next;
-    if (*p)
-        *p = b->hash_next;
+    if (*p) /* a reader that is at b goes on from it */
+        __atomic_store_n(p, b->hash_next, __ATOMIC_RELEASE);
     b->dead = true;
     for (u32 k = b->incoming; k; k = cc->links[k - 1].next)
         link_cut(cc, &cc->links[k - 1]);
@@ -216,9 +245,10 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
             page_drop(cc, cp);
     }
     /*
-     * Nothing is cached of it any more: writes are free again, but not after each of them, since
-     * taking that back stops all vCPUs when code and data share a page.  The flag goes before the
-     * count, so that who sees the flag after the count has seen a count that will change.
+     * Nothing is cached of it any more: writes are free again, but not after each of them,
+     * since taking that back stops all vCPUs when code and data share a page.  The flag goes
+     * before the count, so that who sees the flag after the count has seen a count that will
+     * change.
      */
     if ((!cp || !cp->blocks) && !((atomic_load(&sv->page_gen[page_index]) + 1) & 63)) {
         for (u32 k = 0; k < ram_block_count(sv->vm->ram); k++) {
@@ -263,76 +293,92 @@ static void code_flush_all(struct soft_vcpu *v)
 
 static void jump_cache_put(struct soft_vcpu *v, u64 va, const struct block *b)
 {
-    struct jump_cache_entry *j =
-        &v->jump_cache[((u32)va ^ (u32)(va >> 12)) & (JUMP_CACHE_SIZE - 1)];
-    u32 bit = (u32)(va >> 12) & 4095;
+    struct jump_cache_entry *j = jump_cache_entry(v, va);
+    unsigned i = (va >> 12) & (TLB_SIZE - 1);
 
     j->va = va;
     j->gen = v->jump_gen;
     j->code = b->code;
-    v->jump_pages[bit >> 6] |= 1ull << (bit & 63);
+    if (!v->cpl && !(v->tlbs[v->space][TLB_KERNEL].global[i >> 6] >> (i & 63) & 1))
+        v->supervisor_local = true;
 }
 
-struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
+/* Without the lock: blocks are freed only while no vCPU is in here. */
+static struct block *block_find(const struct code_cache *cc, const u8 *page, u16 off, u16 mode)
 {
-    struct soft_vm *sv = v->sv;
-    struct code_cache *cc = sv->code;
+    struct block *b = __atomic_load_n(&cc->hash[block_hash(page, off, mode)], __ATOMIC_ACQUIRE);
+
+    while (b && (b->page != page || b->off != off || b->mode != mode))
+        b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
+    return b;
+}
+
+/* REQUIRES(cc->lock) */
+static void block_add(struct code_cache *cc, struct block *b, struct code_page *cp)
+{
+    struct block **head = &cc->hash[block_hash(b->page, b->off, b->mode)];
+
+    if (cc->n_blocks == cc->cap_blocks) {
+        cc->cap_blocks = cc->cap_blocks ? cc->cap_blocks * 2 : 4096;
+        cc->blocks = g_renew(struct block *, cc->blocks, cc->cap_blocks);
+    }
+    cc->blocks[cc->n_blocks++] = b;
+    b->hash_next = *head;
+    __atomic_store_n(head, b, __ATOMIC_RELEASE);
+    b->page_next = cp->blocks;
+    cp->blocks = b;
+}
+
+/* Translates the block at va, if no other vCPU has done so meanwhile. */
+static struct block *block_make(struct soft_vcpu *v, u64 va, u16 mode)
+{
+    struct code_cache *cc = v->sv->code;
+    u16 off = (u16)(va & 4095);
+    struct ram_page rp;
     const u8 *page;
-    u64 index, va = v->s.rip;
-    gpa at;
-    u16 mode = code_mode_of(v) | extra, off = (u16)(va & 4095);
+    u64 index, began;
     struct block *b;
+    bool full = false;
+    gpa at;
 
-    if (!mmu_code(v, va, &page, &index, &at) || index == ~0ull || index >= cc->n_pages)
+    if (!mmu_code(v, va, &page, &index, &at) || index >= cc->n_pages || /* ~0: not RAM */
+        !mmu_ram_page(v, at, &rp))
         return NULL;
-    u32 h = block_hash(index, off, mode);
-
+    soft_fp_save(v);
+    mmu_protect_code(v, index, rp.flags);
     pthread_mutex_lock(&cc->lock);
-    for (b = cc->hash[h]; b; b = b->hash_next)
-        if (b->page == index && b->off == off && b->mode == mode)
-            break;
-    if (!b) {
-        bool full;
-        struct timespec t0, t1;
-
-        pthread_mutex_unlock(&cc->lock);
-        soft_fp_save(v);
-        struct ram_page rp;
-        if (!mmu_ram_page(v, at, &rp))
-            return NULL;
-        mmu_protect_code(v, index, rp.flags);
-        clock_gettime(CLOCK_MONOTONIC, &t0);
-        pthread_mutex_lock(&cc->lock);
-        if (!(atomic_load(rp.flags) & RAM_PAGE_CODE)) { /* written meanwhile: next time */
-            pthread_mutex_unlock(&cc->lock);
-            return NULL;
-        }
+    b = block_find(cc, page, off, mode);
+    /* Without the mark it was written meanwhile: next time. */
+    if (!b && atomic_load(rp.flags) & RAM_PAGE_CODE) {
+        began = __builtin_ia32_rdtsc();
         if (!cc->pages[index]) {
             struct code_page *fresh = g_new0(struct code_page, 1);
             __atomic_store_n(&cc->pages[index], fresh, __ATOMIC_RELEASE);
         }
         b = trans_block(v, page, index, off, mode, &full);
-        if (b) {
-            if (cc->n_blocks == cc->cap_blocks) {
-                cc->cap_blocks = cc->cap_blocks ? cc->cap_blocks * 2 : 4096;
-                cc->blocks = g_renew(struct block *, cc->blocks, cc->cap_blocks);
-            }
-            cc->blocks[cc->n_blocks++] = b;
-            b->hash_next = cc->hash[h];
-            cc->hash[h] = b;
-            b->page_next = cc->pages[index]->blocks;
-            cc->pages[index]->blocks = b;
-        }
-        clock_gettime(CLOCK_MONOTONIC, &t1);
-        cc->ns_translating +=
-            (u64)(t1.tv_sec - t0.tv_sec) * NS_PER_SEC + (u64)t1.tv_nsec - (u64)t0.tv_nsec;
-        if (!b && full) {
-            pthread_mutex_unlock(&cc->lock);
-            code_flush_all(v);
-            return NULL;
-        }
+        if (b)
+            block_add(cc, b, cc->pages[index]);
+        cc->tsc_translating += __builtin_ia32_rdtsc() - began;
     }
     pthread_mutex_unlock(&cc->lock);
+    if (full)
+        code_flush_all(v);
+    return b;
+}
+
+struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
+{
+    u64 va = v->s.rip;
+    const struct tlb_entry *e =
+        &v->tlbs[v->space][v->cpl == 3 ? TLB_USER : TLB_KERNEL].e[(va >> 12) & (TLB_SIZE - 1)];
+    u16 mode = code_mode_of(v) | extra;
+    struct block *b = NULL;
+
+    if (likely(va - e->ex <= 4095))
+        b = block_find(v->sv->code, (const u8 *)(uintptr_t)(e->ex + e->addend),
+                       (u16)(va & 4095), mode);
+    if (!b)
+        b = block_make(v, va, mode);
     if (b && !extra)
         jump_cache_put(v, va, b);
     return b;
@@ -369,7 +415,7 @@ void code_shared_failed(struct soft_vcpu *v, struct block *b)
     if (++b->failed < 32)
         return;
     pthread_mutex_lock(&cc->lock);
-    struct code_page *cp = cc->pages[b->page];
+    struct code_page *cp = cc->pages[b->page_index];
     if (!b->dead && cp) {
         cp->no_share[b->off >> 6] |= 1ull << (b->off & 63);
         for (struct block **p = &cp->blocks; *p; p = &(*p)->page_next) {

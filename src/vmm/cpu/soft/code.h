@@ -51,7 +51,8 @@ struct site {    /* one guest instruction in a block */
 
 struct block {
     struct block *hash_next, *page_next;
-    u64 page;
+    const u8 *page; /* host address of the RAM page */
+    u64 page_index;
     u16 off, mode;
     u16 n_sites;
     bool dead;
@@ -95,8 +96,13 @@ struct code_cache {
     u32 enter, leave, fill, miss, exit_off, exit_link, fault;
     bool bmi2;
     /* statistics */
-    u64 n_translated, n_insns, ns_translating, n_flushes, n_drops, n_links_made;
+    u64 n_translated, n_insns, tsc_translating, n_flushes, n_drops, n_links_made;
 };
+
+static inline struct jump_cache_entry *jump_cache_entry(const struct soft_vcpu *v, u64 va)
+{
+    return (void *)((u8 *)v->jump_cache + jump_cache_at(va));
+}
 
 /* reserve: bytes at the end for native.c */
 bool code_init(struct soft_vm *, u64 size, u64 reserve, GError **error);

@@ -329,6 +329,13 @@ int insn_decode(const u8 *bytes, size_t n, enum insn_mode mode, struct insn *i)
     return 0;
 }
 
+const char *insn_name(u16 mnem)
+{
+    const char *name = ZydisMnemonicGetString((ZydisMnemonic)mnem);
+
+    return name ? name : "?";
+}
+
 void insn_format(const struct insn *i, u64 rip, char *to, size_t n)
 {
     ZydisDisassembledInstruction d;

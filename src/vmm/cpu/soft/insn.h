@@ -76,8 +76,8 @@ struct insn {
     u8 modrm;
     bool has_modrm;
     /* status flags (FL_STATUS bits) */
-    u16 fl_undefined; /* the part of fl_write that hardware may as well leave alone */
-    u16 gpr_written; /* registers that it writes, hidden ones too */
+    u16 fl_undefined;      /* the part of fl_write that hardware may as well leave alone */
+    u16 gpr_written;       /* registers that it writes, hidden ones too */
     u16 fl_read, fl_write; /* write: all that are changed or undefined after */
     bool vector;           /* touches x87, MMX, SSE or AVX state */
     bool avx;              /* VEX-encoded vector instruction: needs XCR0.AVX */
@@ -87,5 +87,6 @@ struct insn {
 /* Decodes up to n (<= 15) bytes. Returns 0; -EAGAIN when n is too few; -EILSEQ: #UD (or #GP
  * when longer than 15 bytes, -E2BIG). */
 int insn_decode(const u8 *bytes, size_t n, enum insn_mode, struct insn *ret);
+const char *insn_name(u16 mnem); /* "mov" */
 /* For messages: "mov rax, [rbx+8]". */
 void insn_format(const struct insn *, u64 rip, char *to, size_t n);

@@ -25,6 +25,7 @@ enum pte_bits {
     PTE_A = 32,
     PTE_D = 64,
     PTE_PS = 128,
+    PTE_G = 256,
 };
 #define PTE_NX   BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
@@ -35,6 +36,7 @@ struct walk {
     gpa pa;
     u64 page_size;
     bool read, write, exec; /* what this class may do; write also needs the D bit set */
+    bool global;
 };
 
 /* ---- RAM by general registers ---------------------------------------------------------------
@@ -229,6 +231,7 @@ static int walk_once(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_
 
     bool user = may & PTE_U, wr = may & PTE_W;
 
+    w->global = e & PTE_G && v->s.cr4 & CR4_PGE;
     if (cls == TLB_USER) {
         if (!user)
             return fault_page(v, va, acc, cls, PF_P);
@@ -262,7 +265,7 @@ static bool walk(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_clas
                  bool fast, struct walk *w)
 {
     if (!(v->s.cr0 & CR0_PG)) {
-        *w = (struct walk){ (va & 0xfffff000) & v->a20_mask, 4096, true, true, true };
+        *w = (struct walk){ (va & 0xfffff000) & v->a20_mask, 4096, true, true, true, false };
         return true;
     }
     if ((v->s.msr.efer & EFER_LMA) && !canonical(va))
@@ -296,6 +299,13 @@ static void entry_clear(struct tlb *t, unsigned i)
     u64 none = i ? 0 : 0x1000;
 
     t->e[i].rd = t->e[i].wr = t->e[i].ex = none;
+    t->global[i >> 6] &= ~BIT(i & 63);
+    t->large[i >> 6] &= ~BIT(i & 63);
+}
+
+static bool entry_marked(const u64 *marks, unsigned i)
+{
+    return marks[i >> 6] >> (i & 63) & 1;
 }
 
 static bool entry_has(u64 tag, unsigned i)
@@ -335,6 +345,43 @@ static void space_flush(struct soft_vcpu *v, unsigned s)
     }
     sp->large_lo[0] = sp->large_lo[1] = ~0ull;
     sp->large_hi[0] = sp->large_hi[1] = 0;
+    sp->large_size = 0;
+    code_flush_space(v, s);
+}
+
+/* The same but for global pages: the space begins with those that the current one knows. */
+static void space_flush_local(struct soft_vcpu *v, unsigned s)
+{
+    struct soft_space *sp = &v->spaces[s], *cur = &v->spaces[v->space];
+    u8 log = ram_logging(v->ram);
+
+    for (unsigned c = 0; c < TLB_CLASSES; c++) {
+        struct tlb *to = &v->tlbs[s][c], *from = &v->tlbs[v->space][c];
+
+        if (!sp->touched[c] && !cur->touched[c])
+            continue;
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            bool keep = entry_marked(from->global, i);
+
+            if (to == from && keep)
+                continue;
+            entry_log(v, &to->e[i], i, log);
+            if (keep)
+                to->e[i] = from->e[i];
+            else
+                to->e[i].rd = to->e[i].wr = to->e[i].ex = i ? 0 : 0x1000;
+        }
+        for (unsigned k = 0; k < ARRAY_LEN(to->global); k++) {
+            to->global[k] = from->global[k];
+            to->large[k] = from->large[k] & from->global[k];
+        }
+        sp->touched[c] = true;
+    }
+    for (unsigned half = 0; half < 2; half++) {
+        sp->large_lo[half] = cur->large_lo[half];
+        sp->large_hi[half] = cur->large_hi[half];
+    }
+    sp->large_size = cur->large_size;
     code_flush_space(v, s);
 }
 
@@ -450,10 +497,16 @@ static u8 *tlb_fill(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_c
     if (w.exec)
         e->ex = tag;
     sp->touched[cls] = true;
+    if (w.global)
+        t->global[i >> 6] |= BIT(i & 63);
+    else
+        t->global[i >> 6] &= ~BIT(i & 63);
     if (w.page_size > 4096) {
         unsigned half = va >> 63;
         u64 lo = va & ~(w.page_size - 1);
 
+        t->large[i >> 6] |= BIT(i & 63);
+        sp->large_size = MAX(sp->large_size, w.page_size);
         if (lo < sp->large_lo[half])
             sp->large_lo[half] = lo;
         if (lo + (w.page_size - 1) > sp->large_hi[half])
@@ -678,10 +731,30 @@ void mmu_flush_all(struct soft_vcpu *v)
         space_flush(v, s);
         v->spaces[s].cr3 = ~0ull;
     }
+    code_flush_contexts(v);
     /* The slot at hand goes on under whatever CR3 is now. */
     cur->cr3 = v->s.cr3 & ~0xfffull;
     cur->pcid = v->s.cr4 & CR4_PCIDE ? v->s.cr3 & 0xfff : 0;
-    code_context_changed(v);
+}
+
+/* Entries cut from a large page that va may lie in; *ret_code: code may have run in one. */
+static void large_flush(struct soft_vcpu *v, struct tlb *t, u64 va, u64 size, bool *ret_code)
+{
+    u8 log = ram_logging(v->ram);
+
+    for (unsigned k = 0; k < ARRAY_LEN(t->large); k++) {
+        for (u64 left = t->large[k]; left; left &= left - 1) {
+            unsigned i = k * 64 + (unsigned)__builtin_ctzll(left);
+            struct tlb_entry *e = &t->e[i];
+            u64 tag = entry_has(e->rd, i) ? e->rd : entry_has(e->wr, i) ? e->wr : e->ex;
+
+            if ((tag ^ va) & ~(size - 1))
+                continue;
+            *ret_code |= entry_has(e->ex, i);
+            entry_log(v, e, i, log);
+            entry_clear(t, i);
+        }
+    }
 }
 
 void mmu_flush_page(struct soft_vcpu *v, u64 va)
@@ -689,24 +762,29 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
     unsigned i = (va >> 12) & (TLB_SIZE - 1), half = va >> 63;
     u64 tag = va & ~0xfffull;
     u8 log = ram_logging(v->ram);
+    bool code = false;
 
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         struct soft_space *sp = &v->spaces[s];
+        bool large = va >= sp->large_lo[half] && va <= sp->large_hi[half];
 
-        if (va >= sp->large_lo[half] && va <= sp->large_hi[half]) {
-            space_flush(v, s);
-            continue;
-        }
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
             struct tlb_entry *e = &v->tlbs[s][c].e[i];
 
-            if (!sp->touched[c] || (e->rd != tag && e->wr != tag && e->ex != tag))
+            if (!sp->touched[c])
                 continue;
-            entry_log(v, e, i, log);
-            entry_clear(&v->tlbs[s][c], i);
+            if (e->rd == tag || e->wr == tag || e->ex == tag) {
+                entry_log(v, e, i, log);
+                entry_clear(&v->tlbs[s][c], i);
+            }
+            if (large)
+                large_flush(v, &v->tlbs[s][c], va, sp->large_size, &code);
         }
     }
-    code_flush_page(v, va);
+    if (code)
+        code_flush_contexts(v);
+    else
+        code_flush_page(v, va);
 }
 
 static void class_tables(struct soft_vcpu *v);
@@ -717,7 +795,7 @@ static void space_use(struct soft_vcpu *v, unsigned s)
     v->spaces[s].used = ++v->space_clock;
     class_tables(v);
     v->tlb = v->tlbs[s][soft_class(v)].e;
-    code_context_changed(v);
+    code_leave_space(v);
 }
 
 void mmu_set_cr3(struct soft_vcpu *v, u64 val)
@@ -731,7 +809,7 @@ void mmu_set_cr3(struct soft_vcpu *v, u64 val)
     if (!pcide) { /* one slot serves: every load flushes */
         v->spaces[0].cr3 = val & ~0xfffull;
         v->spaces[0].pcid = 0;
-        space_flush(v, 0);
+        space_flush_local(v, 0);
         space_use(v, 0);
         return;
     }
@@ -747,7 +825,7 @@ void mmu_set_cr3(struct soft_vcpu *v, u64 val)
         keep = false;
     }
     if (!keep || v->spaces[s].cr3 != (val & ~0xfffull))
-        space_flush(v, s);
+        space_flush_local(v, s);
     v->spaces[s].cr3 = val & ~0xfffull;
     v->spaces[s].pcid = pcid;
     space_use(v, s);
@@ -762,7 +840,7 @@ void mmu_invpcid(struct soft_vcpu *v, u64 type, u16 pcid, u64 va)
     for (unsigned s = 0; s < SOFT_SPACES; s++)
         if (type != 1 || v->spaces[s].pcid == pcid)
             space_flush(v, s);
-    code_context_changed(v);
+    code_flush_contexts(v);
 }
 
 void mmu_drop_write(struct soft_vcpu *v, u64 page_index)

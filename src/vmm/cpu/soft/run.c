@@ -228,6 +228,7 @@ static int interpret_one(struct soft_vcpu *v)
 
     if (!i)
         return v->x.fetch_stop;
+    v->n_mnem[i->mnem & (ARRAY_LEN(v->n_mnem) - 1)]++;
     return interp_exec(v, i);
 }
 
@@ -245,8 +246,7 @@ static bool needs_interpreter(const struct soft_vcpu *v)
 static const u8 *find_code(struct soft_vcpu *v)
 {
     u64 va = v->s.rip;
-    const struct jump_cache_entry *j =
-        &v->jump_cache[((u32)va ^ (u32)(va >> 12)) & (JUMP_CACHE_SIZE - 1)];
+    const struct jump_cache_entry *j = jump_cache_entry(v, va);
 
     if (j->va == va && j->gen == v->jump_gen)
         return v->code_base + j->code;
@@ -257,9 +257,7 @@ static const u8 *find_code(struct soft_vcpu *v)
 
 static void forget_code(struct soft_vcpu *v)
 {
-    u64 va = v->s.rip;
-
-    v->jump_cache[((u32)va ^ (u32)(va >> 12)) & (JUMP_CACHE_SIZE - 1)].gen = 0;
+    jump_cache_entry(v, v->s.rip)->gen = 0;
 }
 
 /* The instruction that left its block in the middle. Was its check a shared one? */
@@ -540,8 +538,8 @@ static void soft_info(struct vm *vm, GString *to)
                            " ms), %" G_GUINT64_FORMAT " dropped, %" G_GUINT64_FORMAT
                            " flushes, %" G_GUINT64_FORMAT " links\n",
                            cc->pos / 1024, cc->size / 1024, cc->n_blocks, cc->n_translated,
-                           cc->n_insns, (u64)(cc->ns_translating / NS_PER_MS), cc->n_drops,
-                           cc->n_flushes, cc->n_links_made);
+                           cc->n_insns, cc->tsc_translating / MAX(vm_tsc_hz() / 1000, 1),
+                           cc->n_drops, cc->n_flushes, cc->n_links_made);
     for (u32 k = 0; k < vm->n_vcpus; k++) {
         struct soft_vcpu *v = vm->vcpus[k]->impl;
         u64 last = 0;
@@ -552,6 +550,20 @@ static void soft_info(struct vm *vm, GString *to)
         for (unsigned e = 0; e < ARRAY_LEN(names); e++)
             g_string_append_printf(to, ", %s %" G_GUINT64_FORMAT, names[e], v->n_exit[e]);
         g_string_append_c(to, '\n');
+        last = ~0ull;
+        for (unsigned top = 0; top < 16; top++) {
+            unsigned best = 0;
+            for (unsigned m = 0; m < ARRAY_LEN(v->n_mnem); m++)
+                if (v->n_mnem[m] < last && v->n_mnem[m] > v->n_mnem[best])
+                    best = m;
+            last = v->n_mnem[best];
+            if (!last)
+                break;
+            g_string_append_printf(to, "%s%s %" G_GUINT64_FORMAT, top ? ", " : "  ",
+                                   insn_name((u16)best), last);
+        }
+        g_string_append_c(to, '\n');
+        last = 0;
         for (unsigned top = 0; top < 12; top++) {
             struct code_hot *best = NULL;
             for (unsigned h = 0; h < ARRAY_LEN(v->hot); h++)

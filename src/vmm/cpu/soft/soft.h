@@ -45,6 +45,8 @@ struct tlb_entry {
 };
 struct tlb {
     struct tlb_entry e[TLB_SIZE];
+    u64 global[TLB_SIZE / 64]; /* entries of global pages: MOV CR3 leaves them */
+    u64 large[TLB_SIZE / 64];  /* entries cut from large pages: INVLPG drops all of the page */
 };
 
 /* An address space that TLBs are kept for: CR3 (and PCID). Slots are reused, oldest first. */
@@ -53,16 +55,23 @@ struct soft_space {
     u16 pcid;
     u64 used;                     /* for choosing a victim */
     u64 large_lo[2], large_hi[2]; /* span of large pages that were filled: lower, upper half */
+    u64 large_size;               /* the largest of them */
     bool touched[TLB_CLASSES];    /* anything filled since the last flush */
-    u16 gen[32];                  /* jump-cache generation by context (code.c) */
 };
 
+/* Where the code of a VA is. A page has JUMP_CACHE_PAGE neighbouring entries. */
 struct jump_cache_entry {
     u64 va;
-    u32 gen;  /* of the context (space, privilege, mode) it was found in */
+    u32 gen;  /* of the context it was found in; 0: empty */
     u32 code; /* offset from code_base */
 };
-enum { JUMP_CACHE_SIZE = 4096 };
+enum { JUMP_CACHE_SIZE = 16384, JUMP_CACHE_PAGE = 128 };
+/* Offset in the cache; emit_indirect() computes the same. */
+static inline u32 jump_cache_at(u64 va)
+{
+    return ((u32)(va >> 1) ^ (u32)va << 27 >> 21) &
+           (JUMP_CACHE_SIZE - 1) * (u32)sizeof(struct jump_cache_entry);
+}
 
 struct soft_fault { /* set by mmu and others when they return false */
     u8 vector;
@@ -137,15 +146,16 @@ struct soft_vcpu {
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
     _Atomic u32 hlt_wake; /* futex */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
+    u64 n_mnem[2048];                 /* interpreted, by ZydisMnemonic */
     struct interp_state x;
     struct code_context {
-        u32 ident, gen; /* ident: space, privilege, mode bits; 0 = free */
+        u32 ident, gen; /* see code.c; ident 0: free */
     } contexts[64];
+    bool supervisor_local; /* the jump cache has supervisor code of pages that are not global */
     struct code_hot { /* where translated code leaves for the interpreter, roughly counted */
         u64 rip, n;
     } hot[256];
-    u32 gen_counter, next_context;
-    u64 jump_pages[64]; /* which pages (hashed) have jump-cache entries */
+    u32 gen_counter;
     struct native_code *native;
     void *signal_stack;
     bool intr; /* the LAPIC may have something: ask it when interrupts are open */
@@ -287,7 +297,11 @@ void soft_exclusive_begin(struct soft_vcpu *self);
 void soft_exclusive_end(struct soft_vcpu *self);
 /* The jump-cache key has to change: mapping or mode changed for this space/context. */
 void code_context_changed(struct soft_vcpu *);
-void code_flush_space(struct soft_vcpu *, unsigned space); /* its jump-cache entries are void */
+/* Jump-cache entries that are void now: those of a space, those of supervisor code that is not
+ * the same in all spaces (before another space is used), all, those of a page. */
+void code_flush_space(struct soft_vcpu *, unsigned space);
+void code_leave_space(struct soft_vcpu *);
+void code_flush_contexts(struct soft_vcpu *);
 void code_flush_page(struct soft_vcpu *, u64 va);
 /* ram_set_watch target: bytes of a page with code were written. Any thread. */
 void code_written(void *sv, u64 page_index, u32 off, u32 len);

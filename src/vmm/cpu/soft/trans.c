@@ -865,11 +865,14 @@ static void emit_indirect(struct trans *t)
 
     if (!t->is64)
         e_rr(e, 0x89, S1, S1, false); /* EIP is 32 bits */
+    /* jump_cache_at() */
     e_mov(e, S2, S1);
-    e_shift(e, 5, S2, 12, false);
-    e_rr(e, 0x31, S2, S1, false);
-    e_alu_imm(e, 4, S2, JUMP_CACHE_SIZE - 1, false);
-    e_shift(e, 4, S2, 4, false);
+    e_shift(e, 5, S2, 1, false);
+    e_rr(e, 0x89, S3, S1, false);
+    e_shift(e, 4, S3, 27, false);
+    e_shift(e, 5, S3, 21, false);
+    e_rr(e, 0x31, S2, S3, false);
+    e_alu_imm(e, 4, S2, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
     e_gs(e, 0x03, S2, OFF(jump_cache), true);
     e_op_mem(e, 0x3b, S1, S2, 0xff, 1, 0, true);
     e_jcc(e, 5, miss);
@@ -1723,7 +1726,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     }
 
     struct block *b = g_new0(struct block, 1);
-    b->page = page_index;
+    b->page = page;
+    b->page_index = page_index;
     b->off = off;
     b->mode = mode;
     b->code = start;
