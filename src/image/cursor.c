@@ -44,3 +44,33 @@ int cursor_peek(const struct cursor *c, size_t max, struct iovec *to, int room)
     }
     return k;
 }
+
+void cursor_put(struct cursor *c, const void *from, size_t n)
+{
+    const u8 *p = from;
+
+    while (n) {
+        size_t len = MIN(n, c->v->iov_len);
+
+        if (len)
+            memcpy(c->v->iov_base, p, len);
+        cursor_advance(c, len);
+        p += len;
+        n -= len;
+    }
+}
+
+void cursor_get(struct cursor *c, void *to, size_t n)
+{
+    u8 *p = to;
+
+    while (n) {
+        size_t len = MIN(n, c->v->iov_len);
+
+        if (len)
+            memcpy(p, c->v->iov_base, len);
+        cursor_advance(c, len);
+        p += len;
+        n -= len;
+    }
+}

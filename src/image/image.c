@@ -2,7 +2,7 @@
 /*
  * image.c - the door: opening, and the threads that carry out requests.  See image.h.
  *
- * Requests wait in one queue; up to four threads, started when there is work for them, take
+ * Requests wait in one queue; up to eight threads, started when there is work for them, take
  * them from there and make the node's blocking calls.  A thread that finds nothing for ten
  * seconds ends.
  */
@@ -15,9 +15,9 @@
 #include <time.h>
 
 #include "base/error.h"
-#include "image/node.h"
+#include "image/inside.h"
 
-enum { THREADS_MAX = 4, IDLE_SECONDS = 10, PROBE_BYTES = 512 };
+enum { THREADS_MAX = 8, IDLE_SECONDS = 10 };
 
 enum op { OP_READ, OP_WRITE, OP_FLUSH, OP_DISCARD, OP_ZERO };
 struct request {
@@ -32,24 +32,12 @@ struct request {
     struct iovec v[];
 };
 
-struct image {
-    char *path;
-    struct node *node;
-    bool read_only;
-    pthread_mutex_t lock; /* all below */
-    pthread_cond_t work, idle;
-    struct request *first, **last;
-    u32 threads, waiting;
-    u32 pending; /* requests not yet done */
-    bool closing;
-};
-
 /* --- threads --------------------------------------------------------------------------------
  */
 
 static int carry_out(struct image *img, struct request *q)
 {
-    const struct node_ops *ops = img->node->ops;
+    struct node *n = img->node;
     struct cursor c = { q->v, q->n };
     int r;
 
@@ -61,16 +49,16 @@ static int carry_out(struct image *img, struct request *q)
         return 0;
     switch (q->op) {
     case OP_READ:
-        return ops->read(img->node, q->at, q->len, &c);
+        return node_read(n, q->at, q->len, &c);
     case OP_WRITE:
-        r = ops->write(img->node, q->at, q->len, &c);
-        return r || !q->flag ? r : ops->flush(img->node);
+        r = node_write(n, q->at, q->len, &c);
+        return r || !q->flag ? r : node_flush(n);
     case OP_FLUSH:
-        return img->read_only ? 0 : ops->flush(img->node);
+        return img->read_only ? 0 : node_flush(n);
     case OP_DISCARD:
-        return ops->discard(img->node, q->at, q->len);
+        return node_discard(n, q->at, q->len);
     case OP_ZERO:
-        return ops->zero(img->node, q->at, q->len, q->flag);
+        return node_zero(n, q->at, q->len, q->flag);
     }
     return -ENOSYS;
 }
@@ -165,7 +153,7 @@ static void submit(struct image *img, enum op op, u64 at, u64 len, const struct 
     if (img->waiting)
         pthread_cond_signal(&img->work);
     else if (img->threads < THREADS_MAX && !start_thread(img) && !img->threads)
-        g_error("image '%s': the host has no room for a thread", img->path);
+        g_error("image '%s': the host has no room for a thread", img->node->filename);
     pthread_mutex_unlock(&img->lock);
 }
 
@@ -205,65 +193,135 @@ void image_drain(struct image *img)
     pthread_mutex_unlock(&img->lock);
 }
 
+/* --- on the caller's thread ------------------------------------------------------------------
+ */
+
+static bool inside(const struct image *img, u64 at, u64 len)
+{
+    return len <= img->node->size && at <= img->node->size - len;
+}
+
+int image_read_now(struct image *img, u64 at, void *to, size_t n)
+{
+    return inside(img, at, n) ? node_pread(img->node, at, to, n) : -EINVAL;
+}
+
+int image_write_now(struct image *img, u64 at, const void *from, size_t n)
+{
+    if (img->read_only)
+        return -EROFS;
+    return inside(img, at, n) ? node_pwrite(img->node, at, from, n) : -EINVAL;
+}
+
+int image_write_compressed_now(struct image *img, u64 at, const void *from, size_t n)
+{
+    struct iovec v = { (void *)from, n };
+    struct cursor c = { &v, 1 };
+
+    if (img->read_only)
+        return -EROFS;
+    if (!img->node->drv->write_compressed)
+        return -ENOTSUP;
+    return inside(img, at, n) ? img->node->drv->write_compressed(img->node, at, n, &c)
+                              : -EINVAL;
+}
+
+int image_zero_now(struct image *img, u64 at, u64 len, bool may_unmap)
+{
+    if (img->read_only)
+        return -EROFS;
+    return inside(img, at, len) ? node_zero(img->node, at, len, may_unmap) : -EINVAL;
+}
+
+int image_discard_now(struct image *img, u64 at, u64 len)
+{
+    if (img->read_only)
+        return -EROFS;
+    return inside(img, at, len) ? node_discard(img->node, at, len) : -EINVAL;
+}
+
+int image_flush_now(struct image *img)
+{
+    return img->read_only ? 0 : node_flush(img->node);
+}
+
+int image_status_now(struct image *img, u64 at, u64 len, u32 layers, struct image_extent *ret)
+{
+    struct node *n = img->node;
+    struct extent e = { 0 };
+    u32 depth = 0;
+
+    if (!inside(img, at, len))
+        return -EINVAL;
+    for (;; depth++) {
+        int r = node_status(n, at, len, &e);
+
+        if (r)
+            return r;
+        if (at + e.len < n->size || !len)
+            len = MIN(len, e.len);
+        else
+            e.len = len = MIN(len, e.len); /* what is beyond n's end is another extent */
+        if (e.flags & EXTENT_ALLOCATED || !n->backing || depth + 1 == layers)
+            break;
+        n = n->backing;
+        if (at >= n->size) { /* the backing file is shorter: zeroes, of this layer's making */
+            depth++;
+            e = (struct extent){ .len = len, .flags = EXTENT_ZERO };
+            break;
+        }
+    }
+    if (!(e.flags & EXTENT_ALLOCATED) && !n->backing)
+        e.flags |= EXTENT_ZERO;
+    *ret = (struct image_extent){ .at = at,
+                                  .len = MIN(len, e.len),
+                                  .flags = e.flags,
+                                  .depth = depth,
+                                  .host = e.host,
+                                  .filename = e.in ? e.in->filename : NULL };
+    return 0;
+}
+
 /* --- opening --------------------------------------------------------------------------------
  */
 
-static size_t read_some(struct node *n, u64 at, u8 *buf, size_t len)
+static struct open_how how_of(const struct image_options *o)
 {
-    struct iovec v = { buf, len };
-    struct cursor c = { &v, 1 };
-
-    return n->size >= len && n->ops->read(n, at, len, &c) == 0 ? len : 0;
+    return (struct open_how){
+        .write = !o->read_only && !o->snapshot,
+        .no_backing = o->no_backing,
+        .no_io = o->no_io,
+        .check = o->check,
+        .force_share = o->force_share,
+        .share_rw = o->share_rw,
+        .discard = o->discard,
+        .cache = o->cache,
+    };
 }
 
-static bool format_ok(struct node *n, const char *path, const char *asked, GError **error)
+static struct image *image_of(struct node *n, const struct image_options *o, GError **error)
 {
-    u8 head[PROBE_BYTES], tail[PROBE_BYTES];
-
-    if (asked && !strcmp(asked, "raw"))
-        return true;
-    if (asked && !probe_known(asked))
-        return fail(error, ERR_ARGUMENT, "image '%s': format '%s' is unknown; there is raw",
-                    path, asked);
-    if (asked)
-        return fail(error, ERR_UNSUPPORTED, "image '%s': format %s is not supported yet", path,
-                    asked);
-
-    size_t n_head = read_some(n, 0, head, sizeof head);
-    size_t n_tail = n_head ? read_some(n, n->size - sizeof tail, tail, sizeof tail) : 0;
-    const char *found = probe_format(head, n_head, tail, n_tail);
-    return !strcmp(found, "raw") ||
-           fail(
-               error, ERR_UNSUPPORTED,
-               "image '%s': format %s is not supported yet (format=raw takes its bytes as they "
-               "are)",
-               path, found);
-}
-
-static struct node *open_nodes(const char *path, const struct image_options *o, GError **error)
-{
-    struct node *n =
-        file_open(path, !o->read_only && !o->snapshot, o->cache, o->discard, error);
-
-    if (n && !format_ok(n, path, o->format, error)) {
-        n->ops->close(n);
-        return NULL;
-    }
-    return n && o->snapshot && !o->read_only ? overlay_open(n, error) : n;
-}
-
-struct image *image_open(const char *path, const struct image_options *o, GError **error)
-{
-    static const struct image_options none;
-    struct node *node = open_nodes(path, o ? o : &none, error);
     pthread_condattr_t attr;
 
-    if (!node)
+    if (n && o->load_snapshot && n->drv->snapshots && n->drv->snapshots->load) {
+        if (!n->drv->snapshots->load(n, o->load_snapshot, error)) {
+            node_unref(n);
+            n = NULL;
+        }
+    } else if (n && o->load_snapshot) {
+        fail(error, ERR_UNSUPPORTED, "image '%s': format %s has no internal snapshots",
+             n->filename, n->drv->name);
+        node_unref(n);
+        n = NULL;
+    }
+    if (n && o->snapshot && !o->read_only)
+        n = overlay_open(n, error);
+    if (!n)
         return NULL;
+
     struct image *img = g_new0(struct image, 1);
-    img->path = g_strdup(path);
-    img->node = node;
-    img->read_only = o && o->read_only;
+    img->node = n;
+    img->read_only = o->read_only || (n->read_only && !o->snapshot);
     img->last = &img->first;
     pthread_mutex_init(&img->lock, NULL);
     pthread_condattr_init(&attr);
@@ -274,10 +332,31 @@ struct image *image_open(const char *path, const struct image_options *o, GError
     return img;
 }
 
-void image_close(struct image *img)
+struct image *image_open(const char *path, const struct image_options *o, GError **error)
+{
+    static const struct image_options none;
+    struct open_how how = how_of(o ? o : &none);
+
+    if (o && o->format && !driver_find(o->format)) {
+        fail(error, ERR_ARGUMENT, "Unknown driver '%s'", o->format);
+        return NULL;
+    }
+    return image_of(node_open_name(path, o ? o->format : NULL, &how, error), o ? o : &none,
+                    error);
+}
+
+struct image *image_open_dict(struct dict *d, const struct image_options *o, GError **error)
+{
+    static const struct image_options none;
+    struct open_how how = how_of(o ? o : &none);
+
+    return image_of(node_open_dict(d, &how, error), o ? o : &none, error);
+}
+
+int image_finish(struct image *img)
 {
     if (!img)
-        return;
+        return 0;
     image_drain(img);
     pthread_mutex_lock(&img->lock);
     img->closing = true;
@@ -285,14 +364,18 @@ void image_close(struct image *img)
     while (img->threads)
         pthread_cond_wait(&img->idle, &img->lock);
     pthread_mutex_unlock(&img->lock);
-    if (!img->read_only)
-        img->node->ops->flush(img->node);
-    img->node->ops->close(img->node);
+    int r = image_flush_now(img);
+    node_unref(img->node);
     pthread_cond_destroy(&img->work);
     pthread_cond_destroy(&img->idle);
     pthread_mutex_destroy(&img->lock);
-    g_free(img->path);
     g_free(img);
+    return r;
+}
+
+void image_close(struct image *img)
+{
+    image_finish(img);
 }
 
 u64 image_size(const struct image *img)
@@ -307,5 +390,5 @@ bool image_read_only(const struct image *img)
 
 const char *image_path(const struct image *img)
 {
-    return img->path;
+    return img->node->filename;
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * image.h - disk images: the door.  Today one format, raw, over a file or block device; the
- * graph of formats, protocols and filters grows behind these calls.
+ * image.h - disk images: the door.  Any format over any protocol, with its backing chain.
  *
- * Requests are asynchronous: a function returns at once, done(opaque, ret) runs later on one of
- * the image's own threads (never inside the call), ret 0 or -errno.  The caller keeps iov's
- * memory (not the iov array, which is copied) until then.  Offsets and lengths are bytes, any
- * alignment; beyond the end is -EINVAL.  A write is durable after a flush that was issued after
- * its completion has completed.
+ * Requests exist twice.  The asynchronous ones return at once; done(opaque, ret) runs later on
+ * one of the image's own threads (never inside the call), ret 0 or -errno; the caller keeps
+ * iov's memory (not the iov array, which is copied) until then.  The ones whose names end in
+ * _now do the same on the caller's thread; any number of threads may.  Offsets and lengths are
+ * bytes, any alignment; beyond the end is -EINVAL.  A write is durable after a flush that was
+ * issued after its completion has completed.
  */
 #pragma once
 
@@ -15,8 +15,11 @@
 #include <sys/uio.h>
 
 #include "base/types.h"
+#include "image/dict.h"
 
 struct image;
+
+/* --- opening --- */
 
 enum image_cache {
     IMAGE_WRITEBACK,
@@ -26,21 +29,43 @@ enum image_cache {
     IMAGE_UNSAFE
 };
 struct image_options {
-    const char *format; /* "raw", or NULL: probe (and refuse what is not raw yet by name) */
+    const char *format; /* NULL: probe */
     bool read_only;
     bool snapshot; /* writes go to a temporary overlay and are forgotten */
     enum image_cache cache;
     bool discard;
+    /* What follows is for tools. */
+    bool no_backing;           /* this layer only */
+    bool no_io;                /* headers only: what they refer to may be missing */
+    bool check;                /* opens what is marked corrupt or dirty as it is */
+    bool force_share;          /* reads although somebody else writes */
+    bool share_rw;             /* others may write at the same time: the guest knows how */
+    const char *load_snapshot; /* internal snapshot to read, by id or name */
 };
 
 typedef void image_done(void *opaque, int ret);
 
-/* Takes the image lock that QEMU takes too (OFD locks); a second writer is refused by name. */
+/*
+ * path: a file or block device, PROTOCOL:rest, or json:{...} with driver=, file.filename= and
+ * so on as -blockdev has them.  Takes the image lock that QEMU takes too (OFD locks); a second
+ * writer is refused and told who holds it.
+ */
 struct image *image_open(const char *path, const struct image_options *, GError **error);
+/* The same from options ("driver", "file.driver", ...); takes the dict. */
+struct image *image_open_dict(struct dict *, const struct image_options *, GError **error);
 void image_close(struct image *); /* waits for requests under way, flushes */
+/* The same, saying whether the last flush went well: 0 or -errno. */
+int image_finish(struct image *);
 u64 image_size(const struct image *);
 bool image_read_only(const struct image *);
 const char *image_path(const struct image *);
+const char *image_format(const struct image *);
+bool image_format_known(const char *name); /* a format or protocol that can be opened */
+/* Names of formats (of those that can be created, if `create`); g_ptr_array_unref. */
+GPtrArray *image_formats(bool create);
+bool image_cache_from_text(const char *text, enum image_cache *ret); /* "writeback" ... */
+
+/* --- requests --- */
 
 void image_read(struct image *, u64 at, const struct iovec *, int n, image_done *,
                 void *opaque);
@@ -51,3 +76,108 @@ void image_discard(struct image *, u64 at, u64 len, image_done *, void *opaque);
 void image_write_zeroes(struct image *, u64 at, u64 len, bool may_unmap, image_done *,
                         void *opaque);
 void image_drain(struct image *); /* waits until nothing is under way */
+
+int image_read_now(struct image *, u64 at, void *to, size_t n);
+int image_write_now(struct image *, u64 at, const void *from, size_t n);
+int image_write_compressed_now(struct image *, u64 at, const void *from, size_t n);
+int image_zero_now(struct image *, u64 at, u64 len, bool may_unmap);
+int image_discard_now(struct image *, u64 at, u64 len);
+int image_flush_now(struct image *);
+
+/* --- what is where --- */
+
+enum {
+    IMAGE_DATA = 1,
+    IMAGE_ZERO = 2,
+    IMAGE_ALLOCATED = 4,
+    IMAGE_OFFSET = 8,
+    IMAGE_COMPRESSED = 16
+};
+struct image_extent {
+    u64 at, len;
+    u32 flags;
+    u32 depth; /* layers below the top: 0 is the top */
+    u64 host;  /* with IMAGE_OFFSET: where in `filename` */
+    const char *filename;
+};
+/* The extent at `at`, at most len long, looking through at most `layers` layers (0: all). */
+int image_status_now(struct image *, u64 at, u64 len, u32 layers, struct image_extent *ret);
+
+/* --- what an image is --- */
+
+/* A detail that the format alone knows, in the order shown. */
+struct image_detail {
+    char *name; /* as in JSON; for people dashes are spaces */
+    enum { DETAIL_STR, DETAIL_INT, DETAIL_BOOL, DETAIL_LIST, DETAIL_DICT } type;
+    char *text;
+    s64 number;
+    GPtrArray *members; /* struct image_detail, for LIST and DICT */
+};
+struct image_snapshot {
+    char *id, *name;
+    u64 vm_state_size, disk_size;
+    u32 date_sec, date_nsec;
+    u64 vm_clock_nsec;
+    u64 icount; /* UINT64_MAX: none */
+};
+struct image_info {
+    char *filename, *format;
+    u64 virtual_size, actual_size;
+    bool has_actual_size;
+    u32 cluster_size;
+    bool encrypted, compressed;
+    bool has_dirty, dirty;
+    char *backing_filename, *full_backing_filename, *backing_format;
+    GPtrArray *snapshots; /* or NULL */
+    GPtrArray *details;   /* struct image_detail, or NULL */
+};
+void image_info_free(struct image_info *);
+struct image_info *image_get_info(struct image *);
+/* For formats: appends to info->details, or to a member list. */
+struct image_detail *image_detail_new(GPtrArray *to, const char *name, int type);
+void image_detail_str(GPtrArray *to, const char *name, const char *value);
+void image_detail_int(GPtrArray *to, const char *name, s64 value);
+void image_detail_bool(GPtrArray *to, const char *name, bool value);
+GPtrArray *image_details_new(void);
+
+enum image_repair { REPAIR_NONE, REPAIR_LEAKS, REPAIR_ALL };
+struct image_check {
+    u64 corruptions, leaks, check_errors;
+    u64 corruptions_fixed, leaks_fixed;
+    u64 image_end, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    bool has_clusters;
+    void (*say)(void *opaque, const char *line); /* or NULL */
+    void *opaque;
+};
+/* ERR_UNSUPPORTED: the format has no checks. */
+bool image_check(struct image *, enum image_repair, struct image_check *, GError **error);
+
+/* --- making and changing --- */
+
+/* options: what -o has, "size" and "backing_file" among them; takes it. *ret_announce: the
+ * "Formatting ..." line, if not NULL. */
+bool image_create(const char *path, const char *format, u64 size, struct dict *options,
+                  bool unsafe_backing, char **ret_announce, GError **error);
+char *image_create_help(const char *format, const char *protocol, GError **error);
+bool image_resize(struct image *, u64 size, const char *preallocation, GError **error);
+bool image_amend(struct image *, struct dict *, GError **error); /* takes the dict */
+char *image_amend_help(const char *format, GError **error);
+bool image_set_backing(struct image *, const char *name, const char *format, GError **error);
+struct image_measure {
+    u64 required, fully_allocated, bitmaps;
+    bool has_bitmaps;
+};
+/* What an image of that format would take: of `size` bytes with `data` of them written. */
+bool image_measure(const char *format, u64 size, u64 data, struct dict *,
+                   struct image_measure *ret, GError **error);
+bool image_can_compress(const struct image *);
+u32 image_cluster_size(const struct image *); /* 0: none */
+bool image_new_is_zero(const struct image *); /* a new one of this format reads as zeroes */
+bool image_has_backing(const struct image *);
+
+/* --- internal snapshots --- */
+void image_snapshot_free(struct image_snapshot *);
+GPtrArray *image_snapshots(struct image *); /* NULL: the format has none */
+bool image_snapshot_create(struct image *, const struct image_snapshot *, GError **error);
+bool image_snapshot_remove(struct image *, const char *id_or_name, GError **error);
+bool image_snapshot_apply(struct image *, const char *id_or_name, GError **error);

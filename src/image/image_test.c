@@ -234,7 +234,7 @@ TEST(image_is_locked)
     g_autofree char *start = g_strdup_printf("image '%s': the ", path);
 
     EXPECT(g_str_has_prefix(refusal(path, rw), start));
-    EXPECT(strstr(refusal(path, rw), "\"write\" lock is not to be had"));
+    EXPECT(strstr(refusal(path, rw), "\"write\" lock is not to be had: this process itself"));
     EXPECT(strstr(refusal(path, ro), "shared \"write\" lock is not to be had"));
     image_close(img);
     img = open_with(path, ro);
@@ -245,28 +245,98 @@ TEST(image_is_locked)
     image_close(open_with(path, rw));
 }
 
+static const char *probed(const char *head, size_t n, const u8 *tail, const char *name)
+{
+    u8 buf[PROBE_BYTES] = { 0 };
+
+    memcpy(buf, head, n);
+    return probe_format(buf, sizeof buf, tail, tail ? 512 : 0, name)->name;
+}
+
 TEST(image_refusals_say_why)
 {
-    struct image_options any = { 0 }, qcow2 = { .format = "qcow2" }, odd = { .format = "zip" };
-    const char *path = image_make("q.img", "QFI\xfb\0\0\0\3", 8, 65536);
+    struct image_options any = { 0 }, odd = { .format = "zip" };
+    const char *path = image_make("q.img", "abc", 3, 65536);
 
-    EXPECT(strstr(refusal(path, any), "format qcow2 is not supported yet"));
-    image_close(open_with(path, (struct image_options){ .format = "raw" }));
-    EXPECT(strstr(refusal(path, qcow2), "format qcow2 is not supported yet"));
-    EXPECT(strstr(refusal(path, odd), "format 'zip' is unknown"));
+    EXPECT(strstr(refusal(path, odd), "Unknown driver 'zip'"));
     EXPECT(strstr(refusal(dir, any), dir));
-    EXPECT(strstr(refusal("/nonexistent/x", any), "image '/nonexistent/x': No such file"));
+    EXPECT(strstr(refusal("/nonexistent/x", any), "'/nonexistent/x': No such file"));
     EXPECT(strstr(refusal("/dev/null", any), "neither a file nor a block device"));
-    path = image_make("short.vmdk", "KDMV", 4, 4);
-    EXPECT(strstr(refusal(path, any), "format vmdk"));
+    EXPECT(strstr(refusal("gopher:x", any), "Unknown protocol 'gopher'"));
+    EXPECT(strstr(refusal("json:{", any), "Could not parse the JSON options"));
+    EXPECT(strstr(refusal("json:{\"driver\":\"raw\"}", any), "file.filename= or file="));
     path = image_make("empty", "", 0, 0);
     struct image *img = open_with(path, any);
     EXPECT_EQ(image_size(img), 0);
     image_close(img);
+    EXPECT_STR(probed("abc", 3, NULL, "x"), "raw");
+}
 
-    u8 tail[512] = "conectix";
-    EXPECT_STR(probe_format((const u8 *)"abc", 3, tail, 512), "vpc");
-    EXPECT_STR(probe_format((const u8 *)"QFI", 3, NULL, 0), "raw");
+TEST(image_opens_by_options)
+{
+    g_autofree u8 *bytes = g_malloc0(8192);
+    struct image_options ro = { .read_only = true };
+    g_autoptr(GError) error = NULL;
+    u8 c;
+
+    bytes[4096] = 9;
+    const char *path = image_make("opts", bytes, 8192, 8192);
+    g_autofree char *json =
+        g_strdup_printf("json:{\"driver\": \"raw\", \"offset\": 4096, \"size\": \"1k\", "
+                        "\"file\": {\"driver\": \"file\", \"filename\": \"%s\"}}",
+                        path);
+    struct image *img = open_with(json, ro);
+    EXPECT_EQ(image_size(img), 1024);
+    EXPECT_EQ(rd(img, 0, &c, 1), 0);
+    EXPECT_EQ(c, 9);
+    image_close(img);
+
+    g_autofree char *text = g_strdup_printf("driver=raw,file.filename=%s,offset=4k", path);
+    img = image_open_dict(dict_from_text(text, NULL, NULL), &ro, &error);
+    EXPECT(img);
+    EXPECT_EQ(image_size(img), 4096);
+    image_close(img);
+    g_autofree char *wrong = g_strdup_printf("driver=raw,file.filename=%s,ofset=4k", path);
+    EXPECT(!image_open_dict(dict_from_text(wrong, NULL, NULL), &ro, &error));
+    EXPECT_STR(error->message, "raw: Invalid parameter 'ofset'");
+    g_clear_error(&error);
+    g_autofree char *deep = g_strdup_printf("json:{\"driver\":\"raw\",\"file.filename\":\"%s\","
+                                            "\"offset\":\"9k\"}",
+                                            path);
+    EXPECT(strstr(refusal(deep, ro), "offset and size lie outside"));
+}
+
+TEST(image_status_and_creation)
+{
+    g_autofree char *path = g_build_filename(dir, "made", NULL);
+    g_autoptr(GError) error = NULL;
+    g_autofree char *said = NULL;
+    struct image_extent e;
+    u8 buf[4096];
+
+    memset(buf, 5, sizeof buf);
+    EXPECT(image_create(path, "raw", 1 << 20, dict_new(), false, &said, &error));
+    g_autofree char *expected = g_strdup_printf("Formatting '%s', fmt=raw size=1048576", path);
+    EXPECT_STR(said, expected);
+    struct image *img = open_with(path, (struct image_options){ 0 });
+    EXPECT_EQ(image_write_now(img, 65536, buf, sizeof buf), 0);
+    EXPECT_EQ(image_status_now(img, 0, 1 << 20, 0, &e), 0);
+    EXPECT_EQ(e.flags & (IMAGE_ZERO | IMAGE_DATA), IMAGE_ZERO);
+    EXPECT_EQ(e.len, 65536);
+    EXPECT_EQ(image_status_now(img, 65536, 1 << 19, 0, &e), 0);
+    EXPECT_EQ(e.flags & (IMAGE_ZERO | IMAGE_DATA), IMAGE_DATA);
+    EXPECT_EQ(e.len, 4096);
+    EXPECT_EQ(e.host, 65536);
+    EXPECT(image_resize(img, 2 << 20, NULL, &error));
+    EXPECT_EQ(image_size(img), 2 << 20);
+    EXPECT_EQ(image_finish(img), 0);
+    EXPECT(!image_create(path, "raw", UINT64_MAX, dict_new(), false, NULL, &error));
+    EXPECT_STR(error->message, "Image creation needs a size parameter");
+    g_clear_error(&error);
+    EXPECT(!image_create(path, "raw", 512, dict_from_text("cluster_size=1", NULL, NULL), false,
+                         NULL, &error));
+    EXPECT_STR(error->message, "Invalid parameter 'cluster_size'");
+    unlink(path);
 }
 
 static _Atomic u32 completed;
@@ -300,8 +370,8 @@ TEST(image_many_at_once)
 
 TEST(zz_clean_up)
 {
-    static const char *const names[] = { "raw",   "small",      "base",  "locked",
-                                         "q.img", "short.vmdk", "empty", "many" };
+    static const char *const names[] = { "raw",   "small", "base",  "locked",
+                                         "q.img", "opts",  "empty", "many" };
 
     for (u32 i = 0; i < ARRAY_LEN(names); i++) {
         g_autofree char *p = g_build_filename(dir, names[i], NULL);

@@ -10,16 +10,21 @@
  *
  * A user first takes its bytes, then looks whether somebody else's stand against it: another's
  * 200 + p for each p it does, another's 100 + p for each p it does not allow.
+ *
+ * The kernel does not say whose an OFD lock is.  For the message we look in /proc for a process
+ * that has the file open with such a lock; another user's processes cannot be seen.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "image/node.h"
 
-enum { DOES = 100, DENIES = 200 };
-enum { P_READ = 0, P_WRITE = 1, P_RESIZE = 3, P_COUNT = 4 };
+enum { DOES = 100, DENIES = 200, P_COUNT = 4 };
 
 static int lock_byte(int fd, int cmd, short type, off_t at, short *ret_type)
 {
@@ -32,13 +37,56 @@ static int lock_byte(int fd, int cmd, short type, off_t at, short *ret_type)
     return 0;
 }
 
-bool lock_file(int fd, const char *path, bool write, GError **error)
+static bool holds_locks(const char *pid, const char *fd)
 {
-    static const char *const names[P_COUNT] = { "consistent read", "write", "write unchanged",
-                                                "resize" };
-    u32 does = BIT(P_READ) | (write ? BIT(P_WRITE) : 0);
-    u32 denies = BIT(P_WRITE) | (write ? BIT(P_RESIZE) : 0);
+    g_autofree char *path = g_strdup_printf("/proc/%s/fdinfo/%s", pid, fd);
+    g_autofree char *text = NULL;
 
+    return g_file_get_contents(path, &text, NULL, NULL) && strstr(text, "OFDLCK");
+}
+
+/* Does the process have the file open, and locked?  except: our own descriptor. */
+static bool process_holds(const char *pid, const struct stat *file, int except)
+{
+    g_autofree char *folder = g_strdup_printf("/proc/%s/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    bool self = g_ascii_strtoull(pid, NULL, 10) == (u64)getpid();
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_strdup_printf("%s/%s", folder, name);
+        struct stat st;
+
+        if (stat(path, &st) == 0 && st.st_dev == file->st_dev && st.st_ino == file->st_ino &&
+            !(self && g_ascii_strtoll(name, NULL, 10) == except) && holds_locks(pid, name))
+            return true;
+    }
+    return false;
+}
+
+/* Who it may be, for people: "qemu-img (process 123)". */
+static char *holder(int fd)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    struct stat file;
+    const char *pid;
+
+    while (proc && fstat(fd, &file) == 0 && (pid = g_dir_read_name(proc))) {
+        if (!g_ascii_isdigit(*pid) || !process_holds(pid, &file, fd))
+            continue;
+        if (g_ascii_strtoull(pid, NULL, 10) == (u64)getpid())
+            return g_strdup("this process itself");
+        g_autofree char *path = g_strdup_printf("/proc/%s/comm", pid);
+        g_autofree char *comm = NULL;
+        g_file_get_contents(path, &comm, NULL, NULL);
+        return g_strdup_printf("%s (process %s)", comm ? g_strchomp(comm) : "a program", pid);
+    }
+    return g_strdup("another program");
+}
+
+/* Locks as far as QEMU's scheme sees them; a stranger's lock or none at all decides at once. */
+static bool take(int fd, const char *path, u32 does, u32 denies, bool *ret_none, GError **error)
+{
     for (u32 p = 0; p < P_COUNT; p++) {
         for (u32 k = 0; k < 2; k++) {
             if (!((k ? denies : does) & BIT(p)))
@@ -49,26 +97,41 @@ bool lock_file(int fd, const char *path, bool write, GError **error)
             if (err) {
                 log_info("image '%s': no locks on this file system (%s)", path,
                          g_strerror(err));
+                *ret_none = true;
                 return true;
             }
         }
     }
+    return true;
+}
+
+bool lock_file(int fd, const char *path, u32 does, u32 denies, GError **error)
+{
+    static const char *const names[P_COUNT] = { "consistent read", "write", "write unchanged",
+                                                "resize" };
+    bool none = false;
+
+    if (!take(fd, path, does, denies, &none, error) || none)
+        return none;
     for (u32 p = 0; p < P_COUNT; p++) {
         short seen = F_UNLCK;
 
         if (does & BIT(p) && !lock_byte(fd, F_OFD_GETLK, F_WRLCK, DENIES + (off_t)p, &seen) &&
-            seen != F_UNLCK)
-            return fail(
-                error, ERR_BUSY,
-                "image '%s': the \"%s\" lock is not to be had: another program uses the "
-                "image and does not share it; stop it first",
-                path, names[p]);
-        if (denies & BIT(p) && !lock_byte(fd, F_OFD_GETLK, F_WRLCK, DOES + (off_t)p, &seen) &&
-            seen != F_UNLCK)
+            seen != F_UNLCK) {
+            g_autofree char *who = holder(fd);
             return fail(error, ERR_BUSY,
-                        "image '%s': the shared \"%s\" lock is not to be had: another program "
-                        "writes to the image; stop it first",
-                        path, names[p]);
+                        "image '%s': the \"%s\" lock is not to be had: %s uses the image and "
+                        "does not share it; stop it first",
+                        path, names[p], who);
+        }
+        if (denies & BIT(p) && !lock_byte(fd, F_OFD_GETLK, F_WRLCK, DOES + (off_t)p, &seen) &&
+            seen != F_UNLCK) {
+            g_autofree char *who = holder(fd);
+            return fail(error, ERR_BUSY,
+                        "image '%s': the shared \"%s\" lock is not to be had: %s writes to the "
+                        "image; stop it first",
+                        path, names[p], who);
+        }
     }
     return true;
 }

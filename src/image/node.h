@@ -1,14 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * node.h - inside the image library: one layer of an image (a host file, an overlay, later a
- * format), with blocking calls that the pool's threads make, several at a time.
+ * node.h - inside the image library: an image is a tree of nodes, and this is what one is.
+ *
+ *      qcow2 --backing--> raw          a format knows clusters, tables, headers
+ *        |                 |
+ *      file              file          a protocol moves bytes: file, nbd, https ...
+ *
+ * A filter (the overlay of -snapshot, a throttle) is a node whose child is a whole image.
+ *
+ * EXECUTION MODEL.  Operations block, and several threads call them on one node at once: the
+ * workers of the door's queue (image.c) for the VMM, posada-img's own threads.  So a format is
+ * plain sequential code; what it needs is a mutex over its metadata, never held while guest
+ * data move, and struct ranges (ranges.h), which keeps requests out of each other's clusters.
+ * Reasons: formats are where data get lost, and a state machine or coroutine for each of a
+ * dozen would hide the order of writes that must be seen at a glance; threads run compression
+ * and copying on all processors without further work; the cost, a wake-up a request, is paid
+ * at the door only, which can hand requests that need no format to the kernel directly.
+ *
+ * Data path: 0 or -errno; nothing here aborts on what an image or a peer says.  Control path:
+ * GError.  Every number from an image is checked before it sizes or indexes anything, and
+ * every loop over foreign links has a bound.
  */
 #pragma once
 
 #include <glib.h>
+#include <stdatomic.h>
 #include <sys/uio.h>
 
 #include "base/types.h"
+#include "image/dict.h"
 #include "image/image.h"
 
 /* What is left of a request's buffer; the array is the request's own copy and is used up. */
@@ -18,34 +38,182 @@ struct cursor {
 };
 void cursor_advance(struct cursor *, size_t n);
 void cursor_zero(struct cursor *, size_t n); /* fills with zeroes, and advances */
+void cursor_put(struct cursor *, const void *from, size_t n); /* copies in, and advances */
+void cursor_get(struct cursor *, void *to, size_t n);         /* copies out, and advances */
 /* The next pieces, at most max bytes and `room` pieces; returns how many. */
 int cursor_peek(const struct cursor *, size_t max, struct iovec *to, int room);
 
+/* How to open; passed down to children with what does not hold for them taken away. */
+struct open_how {
+    bool write;
+    bool no_backing; /* the chain above all: only this layer */
+    bool no_io; /* only headers are of interest (info): children that are missing may stay so */
+    bool check; /* do not repair on opening, and open what is corrupt */
+    bool force_share; /* -U: takes no lock against others; only for reading */
+    bool share_rw;    /* others may write too */
+    bool discard;     /* discards reach the bottom */
+    enum image_cache cache;
+    u32 depth; /* of the backing chain and of children, bounded */
+};
+
+enum {
+    EXTENT_DATA = 1,
+    EXTENT_ZERO = 2,
+    EXTENT_ALLOCATED = 4,
+    EXTENT_OFFSET = 8,
+    EXTENT_COMPRESSED = 16
+};
+/*
+ * A run of bytes with one answer.  ALLOCATED: this layer decides what they are (else the
+ * backing file).  ZERO: they read as zeroes.  DATA: storage lies behind them.  OFFSET: `host`
+ * is where they lie in `in`, plainly.
+ */
+struct extent {
+    u64 len;
+    u32 flags;
+    u64 host;
+    struct node *in;
+};
+
+/* Table of options for create and amend; ends with a NULL name. */
+enum option_type { OPTION_STR, OPTION_BOOL, OPTION_SIZE, OPTION_NUM };
+struct image_option {
+    const char *name;
+    enum option_type type;
+    const char *help;
+    const char *def; /* shown when a new image is announced; NULL: not shown */
+};
+
 struct node;
-struct node_ops {
-    /* 0 or -errno. at..at+len is inside node->size. Exactly len bytes are taken off the cursor.
+struct driver {
+    const char *name; /* "qcow2" */
+    enum { FORMAT, PROTOCOL, FILTER } kind;
+    size_t size;      /* of the driver's struct, which begins with struct node */
+    bool backing;     /* can have a backing file */
+    bool new_is_zero; /* every new image reads as zeroes: convert need not write them */
+
+    /*
+     * Formats: how sure (0 to 100) that the bytes are this format.  head: the first n_head
+     * bytes, up to PROBE_BYTES; tail: the last 512, or none.
      */
+    int (*probe)(const u8 *head, size_t n_head, const u8 *tail, size_t n_tail,
+                 const char *filename);
+    /* Protocols: file names that begin with one of these ("nbd:") are taken apart by parse. */
+    const char *const *prefixes;
+    bool (*parse)(const char *filename, struct dict *, GError **);
+
+    /*
+     * n->file is open (formats, filters).  Sets n->size, and n->backing_name if the header has
+     * one; takes its options from the dict.  On failure close() is not called: use one release
+     * function for both.
+     */
+    bool (*open)(struct node *, struct dict *, const struct open_how *, GError **);
+    void (*close)(struct node *); /* flushes nothing that flush() would not have */
+
+    /* 0 or -errno; at..at+len is inside n->size (protocols: writes may lie beyond and grow it,
+     * reads beyond it give zeroes); len > 0.  Exactly len bytes are taken off the cursor. */
     int (*read)(struct node *, u64 at, u64 len, struct cursor *);
     int (*write)(struct node *, u64 at, u64 len, struct cursor *);
-    int (*zero)(struct node *, u64 at, u64 len, bool may_unmap);
-    int (*discard)(struct node *, u64 at, u64 len);
+    int (*zero)(struct node *, u64 at, u64 len, bool may_unmap); /* NULL: zeroes are written */
+    int (*discard)(struct node *, u64 at, u64 len);              /* NULL: nothing happens */
+    /* All that write() has returned from is durable.  Metadata go in an order that leaves
+     * leaks at worst: what is pointed to is durable before the pointer is written. */
     int (*flush)(struct node *);
-    void (*close)(struct node *);
+    /* ret->len > 0, at most len. NULL: all is data here. */
+    int (*status)(struct node *, u64 at, u64 len, struct extent *ret);
+    /* One whole cluster (less at the image's end), compressed. NULL: cannot. */
+    int (*write_compressed)(struct node *, u64 at, u64 len, struct cursor *);
+
+    /* Formats: makes an image of `size` bytes on file, which is empty and writable. */
+    const struct image_option *create_options;
+    bool (*create)(struct node *file, u64 size, struct dict *, GError **);
+    /* Protocols: makes or empties what the dict names.  NULL: it is there, or it is not. */
+    bool (*create_file)(struct dict *, GError **);
+    /* preallocation: NULL or a mode's name */
+    bool (*resize)(struct node *, u64 size, const char *preallocation, GError **);
+    const struct image_option *amend_options;
+    bool (*amend)(struct node *, struct dict *, GError **);
+    /* name NULL: no backing file any more */
+    bool (*set_backing)(struct node *, const char *name, const char *format, GError **);
+    void (*info)(struct node *, struct image_info *); /* fills in what the format knows */
+    bool (*check)(struct node *, enum image_repair, struct image_check *ret, GError **);
+    /* Bytes that an image of `size` with `data` bytes written takes. */
+    bool (*measure)(u64 size, u64 data, struct dict *, struct image_measure *ret, GError **);
+    const struct snapshot_ops *snapshots;
 };
+
+struct snapshot_ops {
+    /* Each element is a struct image_snapshot, owned by the caller. */
+    GPtrArray *(*list)(struct node *);
+    bool (*create)(struct node *, const struct image_snapshot *, GError **);
+    bool (*remove)(struct node *, const char *id, GError **);
+    bool (*apply)(struct node *, const char *id, GError **);
+    /* Reads give the snapshot's bytes from now on; the node is read-only. */
+    bool (*load)(struct node *, const char *id, GError **);
+};
+
 struct node {
-    const struct node_ops *ops;
-    u64 size; /* a multiple of 512 */
+    const struct driver *drv;
+    _Atomic u32 refs;
+    char *name;       /* node-name, or NULL */
+    char *filename;   /* what to call it in messages; relative names start from its folder */
+    _Atomic u64 size; /* bytes; formats: a multiple of 512 */
+    bool read_only;
+    u32 cluster;                             /* bytes of a cluster, 0: the format has none */
+    struct node *file, *backing, *data_file; /* references of ours */
+    char *backing_name, *backing_format;     /* from the header */
 };
 
-/* A regular file or a block device, locked as QEMU locks it. */
-struct node *file_open(const char *path, bool write, enum image_cache cache, bool discard,
-                       GError **error);
-/* Takes base over. All writes go to an unlinked temporary file. */
-struct node *overlay_open(struct node *base, GError **error);
+/* --- graph.c --- */
+enum { PROBE_BYTES = 2048, DEPTH_MAX = 200 };
+extern const struct driver *const drivers[]; /* drivers.c; ends with NULL */
+const struct driver *driver_find(const char *name);
+const struct driver *probe_format(const u8 *head, size_t n_head, const u8 *tail, size_t n_tail,
+                                  const char *filename);
+/* Opens what the dict says ("driver", "file.driver", "file.filename", ...); takes the dict. */
+struct node *node_open_dict(struct dict *, const struct open_how *, GError **);
+/* A name as people write it: a path, PROTOCOL:rest, json:{...}.  format NULL: probed. */
+struct node *node_open_name(const char *name, const char *format, const struct open_how *,
+                            GError **);
+/* The protocol alone, without a format. */
+struct node *node_open_file(const char *name, const struct open_how *, GError **);
+/* A child for a driver: dict's "key.*" if there are any, else the protocol of `name`, which is
+ * relative to n's file name. */
+struct node *node_open_child(struct node *n, struct dict *, const char *key, const char *name,
+                             const struct open_how *, GError **);
+bool node_open_backing(struct node *, struct dict *, const struct open_how *, GError **);
+char *node_sibling(const char *filename, const char *name); /* name, as seen from filename */
+/* A name's protocol: sets "driver" and what it needs ("filename"). */
+bool node_parse_protocol(const char *name, struct dict *, GError **);
+/* Makes or truncates the file `name` and opens it for writing: what create() begins with, and
+ * what formats of several files make the others by. */
+struct node *node_create_file(const char *name, struct dict *protocol_options, GError **);
+struct node *node_ref(struct node *);
+void node_unref(struct node *);
+/* A node of the driver's kind that has not been opened; for filters that wrap. */
+struct node *node_alloc(const struct driver *);
 
-/* The format that the first (and, where it matters, last) bytes announce; "raw" when none. */
-const char *probe_format(const u8 *head, size_t n_head, const u8 *tail, size_t n_tail);
-bool probe_known(const char *format); /* is it the name of a format at all? */
+/* --- node.c: operations with bounds and defaults; what drivers call on their children --- */
+int node_read(struct node *, u64 at, u64 len, struct cursor *);
+int node_write(struct node *, u64 at, u64 len, struct cursor *);
+int node_zero(struct node *, u64 at, u64 len, bool may_unmap);
+int node_discard(struct node *, u64 at, u64 len);
+int node_flush(struct node *);
+int node_status(struct node *, u64 at, u64 len, struct extent *ret);
+int node_pread(struct node *, u64 at, void *to, size_t n);
+int node_pwrite(struct node *, u64 at, const void *from, size_t n);
+/* From the backing file, zeroes where there is none or where it ends. */
+int node_read_backing(struct node *, u64 at, u64 len, struct cursor *);
+int node_pread_backing(struct node *, u64 at, void *to, size_t n);
+/* For open functions: exactly n bytes, inside the file, or an error that names `what`. */
+bool node_load(struct node *file, u64 at, void *to, size_t n, const char *what, GError **);
+/* The same into fresh memory; at most `max` bytes. g_free. */
+void *node_load_new(struct node *file, u64 at, u64 n, u64 max, const char *what, GError **);
+bool node_truncate(struct node *, u64 size, GError **);
+bool node_is_zero(const void *, size_t n);
 
 /* QEMU's lock bytes on an open file description, see lock.c. Released when it is closed. */
-bool lock_file(int fd, const char *path, bool write, GError **error);
+enum { PERM_READ = 1, PERM_WRITE = 2, PERM_WRITE_UNCHANGED = 4, PERM_RESIZE = 8 };
+bool lock_file(int fd, const char *path, u32 does, u32 denies, GError **error);
+/* Takes base over. All writes go to an unlinked temporary file. */
+struct node *overlay_open(struct node *base, GError **error);

@@ -43,8 +43,13 @@ static bool set_discard(struct image_options *o, const char *v, GError **error)
 /* The format is checked here by name so that the message can say what comes later. */
 static bool set_format(struct drive_desc *d, const char *v, GError **error)
 {
-    if (!value_one_of("format", v, (const char *const[]){ "raw", NULL }, error))
-        return false;
+    if (!image_format_known(v)) {
+        g_autoptr(GPtrArray) names = image_formats(false);
+
+        g_ptr_array_add(names, NULL);
+        g_autofree char *list = g_strjoinv(", ", (char **)names->pdata);
+        return fail(error, ERR_ARGUMENT, "format=%s is not there; there is %s", v, list);
+    }
     g_free((char *)d->options.format);
     d->options.format = g_strdup(v);
     return true;
@@ -118,76 +123,55 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     return true;
 }
 
-/* -blockdev driver=file,node-name=f,filename=X and driver=raw,node-name=r,file=f (or
- * file.driver=file,file.filename=X): the two together are one drive called r. */
+/* Puts the nodes that d refers to by name (file=NODE, backing=NODE) in its place: the image is
+ * opened from one tree.  A node that stands in another is no drive of its own any more. */
+static bool pull_in(struct parse *p, struct dict *d, const char *key, GError **error)
+{
+    const char *name = dict_peek(d, key);
+
+    if (!name || !*name)
+        return true;
+    for (guint i = 0; i < p->m->drives->len; i++) {
+        struct drive_desc *o = p->m->drives->pdata[i];
+
+        if (!o->dict || strcmp(o->id, name) != 0)
+            continue;
+        dict_remove(d, key);
+        dict_put(d, key, g_steal_pointer(&o->dict));
+        g_ptr_array_remove_index(p->m->drives, i);
+        g_ptr_array_remove_index(p->ifaces, i);
+        return true;
+    }
+    return fail(error, ERR_NOT_FOUND, "there is no node '%s' before it", name);
+}
+
+/* -blockdev driver=file,node-name=f,filename=X and driver=raw,node-name=r,file=f, or all in one
+ * (file.driver=file,file.filename=X), or as JSON. */
 bool opt_blockdev(struct parse *p, const char *arg, GError **error)
 {
-    struct drive_desc *d = NULL;
-
-    if (arg[0] == '{')
-        return fail(error, ERR_UNSUPPORTED, "the JSON form is not there yet");
-    g_autoptr(GPtrArray) kv = opts_parse(arg, "driver", "blockdev", error);
-    if (!kv)
+    g_autodict d =
+        arg[0] == '{' ? dict_from_json(arg, error) : dict_from_text(arg, "driver", error);
+    if (!d)
         return false;
-    g_autofree char *driver = opts_take(kv, "driver");
-    g_autofree char *node = opts_take(kv, "node-name");
-    g_autofree char *filename = opts_take(kv, "filename");
-    g_autofree char *file = opts_take(kv, "file");
-    g_autofree char *file_driver = opts_take(kv, "file.driver");
-    g_autofree char *file_name = opts_take(kv, "file.filename");
-    g_autofree char *direct = opts_take(kv, "cache.direct");
-    g_autofree char *no_flush = opts_take(kv, "cache.no-flush");
-    g_autofree char *discard = opts_take(kv, "discard");
-    bool read_only = false, is_direct = false, is_no_flush = false;
+    const char *driver = dict_peek(d, "driver"), *node = dict_peek(d, "node-name");
 
     if (!driver || !node)
         return fail(error, ERR_ARGUMENT, "'%s': driver= and node-name= are needed", arg);
-    if (!value_id(node, error) ||
-        !value_one_of("driver", driver,
-                      (const char *const[]){ "raw", "file", "host_device", NULL }, error))
+    if (!value_id(node, error))
         return false;
-    bool raw = strcmp(driver, "raw") == 0;
-    if (file_driver &&
-        !value_one_of("file.driver", file_driver,
-                      (const char *const[]){ "file", "host_device", NULL }, error))
+    if (!image_format_known(driver))
+        return fail(error, ERR_ARGUMENT, "there is no driver '%s'", driver);
+    g_autofree char *id = g_strdup(node);
+    if (!pull_in(p, d, "file", error) || !pull_in(p, d, "backing", error))
         return false;
-    if (raw ? !!filename || !file == !file_name : !filename || file || file_name)
-        return fail(error, ERR_ARGUMENT, "'%s': %s", arg,
-                    raw ? "raw needs file=NODE or file.filename=" : "filename= is needed");
-    bool ro_given = opts_get(kv, "read-only") != NULL;
-    if (!value_take_bool(kv, "read-only", &read_only, error) ||
-        !value_take_off(kv, "auto-read-only", error) || !value_none_left(kv, error))
-        return false;
-    if (direct && !value_bool("cache.direct", direct, &is_direct, error))
-        return false;
-    if (no_flush && !value_bool("cache.no-flush", no_flush, &is_no_flush, error))
-        return false;
-    if (is_direct && is_no_flush)
-        return fail(error, ERR_UNSUPPORTED, "cache.direct with cache.no-flush is not there");
-    for (guint i = 0; file && i < p->m->drives->len; i++) {
-        struct drive_desc *o = p->m->drives->pdata[i];
+    const char *name = dict_peek(d, dict_has(d, "filename") ? "filename" : "file.filename");
 
-        if (strcmp(o->id, file) == 0)
-            d = o;
-    }
-    if (file && !d)
-        return fail(error, ERR_NOT_FOUND, "there is no node '%s' before it", file);
-    if (d) {
-        value_set(&d->id, node);
-    } else {
-        d = machine_add_drive(p->m);
-        g_ptr_array_add(p->ifaces, g_strdup("none"));
-        d->id = g_strdup(node);
-        d->file = g_strdup(raw ? file_name : filename);
-        d->options.format = g_strdup("raw");
-    }
-    if (ro_given)
-        d->options.read_only = read_only;
-    if (direct || no_flush)
-        d->options.cache = is_direct     ? IMAGE_NONE
-                           : is_no_flush ? IMAGE_UNSAFE
-                                         : IMAGE_WRITEBACK;
-    return !discard || set_discard(&d->options, discard, error);
+    struct drive_desc *drive = machine_add_drive(p->m);
+    g_ptr_array_add(p->ifaces, g_strdup("none"));
+    drive->id = g_steal_pointer(&id);
+    drive->file = g_strdup(name ? name : driver);
+    drive->dict = g_steal_pointer(&d);
+    return true;
 }
 
 bool opt_hd(struct parse *p UNUSED, const char *arg, GError **error)

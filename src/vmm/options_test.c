@@ -185,14 +185,25 @@ TEST(drives)
     EXPECT_STR(d->file, "x.img");
     options_free(o);
 
+    o = good("-blockdev \"{'driver':'raw','node-name':'j','file':{'driver':'file',"
+             "'filename':'y'}}\"");
+    d = o->machine->drives->pdata[0];
+    EXPECT_STR(d->id, "j");
+    EXPECT_STR(d->file, "y");
+    EXPECT_STR(dict_peek(d->dict, "file.driver"), "file");
+    options_free(o);
+
     bad("-drive file=x",
         "-drive: without if= x would be an IDE disk, and IDE is not there yet; "
         "use if=virtio");
     bad("-drive file=x,if=ide", "-drive: if=ide is not there yet; use if=virtio");
     bad("-drive file=x,if=foo", "-drive: there is no if=foo; there is virtio, none");
     bad("-drive if=virtio", "-drive: 'if=virtio': file= is needed");
-    bad("-drive file=x,if=virtio,format=qcow2",
-        "-drive: format=qcow2 is not there; there is raw");
+    GError *e = NULL;
+    EXPECT(!parse("-drive file=x,if=virtio,format=zip", &e));
+    EXPECT(g_str_has_prefix(e->message, "-drive: format=zip is not there; there is "));
+    g_error_free(e);
+    bad("-blockdev zip,node-name=r,filename=x", "-blockdev: there is no driver 'zip'");
     bad("-drive file=x,if=virtio,foo=1", "-drive: there is no property 'foo'");
     bad("-drive file=x,if=virtio,cache=fast",
         "-drive: cache=fast is not there; there is "

@@ -52,7 +52,8 @@ static bool make_drives(struct machine *m, GError **error)
 {
     for (guint i = 0; i < m->desc->drives->len; i++) {
         const struct drive_desc *d = m->desc->drives->pdata[i];
-        struct image *img = image_open(d->file, &d->options, error);
+        struct image *img = d->dict ? image_open_dict(dict_copy(d->dict), &d->options, error)
+                                    : image_open(d->file, &d->options, error);
 
         if (!img) {
             g_prefix_error(error, "-drive: ");

@@ -164,6 +164,7 @@ static void drive_free(void *p)
 
     g_free(d->id);
     g_free(d->file);
+    dict_free(d->dict);
     g_free(d->serial);
     g_free((char *)d->options.format);
     g_free(d);

@@ -37,9 +37,10 @@ void opts_add(GPtrArray *, const char *key, const char *val);
 char *opts_text(const GPtrArray *);
 
 struct drive_desc {
-    char *id;    /* never NULL */
-    char *file;  /* NULL: an empty drive */
-    bool attach; /* if=virtio: the builder makes the device */
+    char *id;          /* never NULL */
+    char *file;        /* NULL: an empty drive */
+    struct dict *dict; /* -blockdev: what to open instead of file; or NULL */
+    bool attach;       /* if=virtio: the builder makes the device */
     bool cdrom;
     int boot_index; /* -1: none */
     char *serial;

@@ -20,13 +20,12 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "image/node.h"
+#include "image/drivers.h"
 
 enum { GRAIN = 4096, PIECES = 64 };
 
 struct overlay {
     struct node node;
-    struct node *base;
     int fd;
     pthread_mutex_t lock; /* writes to grains that are not there yet */
     _Atomic u64 *map;     /* one bit a grain */
@@ -84,7 +83,7 @@ static int overlay_read(struct node *n, u64 at, u64 len, struct cursor *c)
     while (len) {
         bool ours = have(o, at / GRAIN);
         u64 part = run_length(o, at, len, ours);
-        int r = ours ? own_io(o, at, part, c, false) : o->base->ops->read(o->base, at, part, c);
+        int r = ours ? own_io(o, at, part, c, false) : node_read(o->node.file, at, part, c);
 
         if (r)
             return r;
@@ -103,7 +102,7 @@ static int fill(struct overlay *o, u64 grain)
     struct cursor c = { &v, 1 };
     if (have(o, grain))
         return 0;
-    int r = o->base->ops->read(o->base, at, len, &c);
+    int r = node_read(o->node.file, at, len, &c);
     if (!r) {
         v = (struct iovec){ buf, len };
         c = (struct cursor){ &v, 1 };
@@ -186,25 +185,27 @@ static int overlay_flush(struct node *n UNUSED)
     return 0;
 }
 
+static int overlay_status(struct node *n, u64 at, u64 len, struct extent *ret)
+{
+    struct overlay *o = container_of(n, struct overlay, node);
+    bool ours = have(o, at / GRAIN);
+    u64 part = run_length(o, at, len, ours);
+
+    if (!ours)
+        return node_status(n->file, at, part, ret);
+    *ret = (struct extent){ .len = part, .flags = EXTENT_DATA | EXTENT_ALLOCATED };
+    return 0;
+}
+
 static void overlay_close(struct node *n)
 {
     struct overlay *o = container_of(n, struct overlay, node);
 
-    if (o->base)
-        o->base->ops->close(o->base);
     if (o->map)
         munmap(o->map, o->map_bytes);
     fd_close(&o->fd);
     pthread_mutex_destroy(&o->lock);
-    g_free(o);
 }
-
-static const struct node_ops overlay_ops = { .read = overlay_read,
-                                             .write = overlay_write,
-                                             .zero = overlay_zero,
-                                             .discard = overlay_discard,
-                                             .flush = overlay_flush,
-                                             .close = overlay_close };
 
 static int temporary_file(void)
 {
@@ -225,17 +226,18 @@ static int temporary_file(void)
 
 struct node *overlay_open(struct node *base, GError **error)
 {
-    struct overlay *o = g_new0(struct overlay, 1);
+    struct node *n = node_alloc(&filter_overlay);
+    struct overlay *o = container_of(n, struct overlay, node);
     u64 grains = base->size / GRAIN + 1;
 
-    o->node.ops = &overlay_ops;
-    o->node.size = base->size;
-    o->base = base;
+    n->size = base->size;
+    n->file = base;
+    n->filename = g_strdup(base->filename);
     pthread_mutex_init(&o->lock, NULL);
     o->fd = temporary_file();
     if (o->fd < 0) {
         fail_errno(error, errno, "snapshot: no temporary file in $TMPDIR or /var/tmp");
-        overlay_close(&o->node);
+        node_unref(n);
         return NULL;
     }
     o->map_bytes = ROUND_UP(ROUND_UP(grains, 64) / 8, 4096);
@@ -244,9 +246,22 @@ struct node *overlay_open(struct node *base, GError **error)
     if (map == MAP_FAILED) {
         fail_errno(error, errno, "snapshot: no memory for a map of %" G_GUINT64_FORMAT " bytes",
                    o->map_bytes);
-        overlay_close(&o->node);
+        node_unref(n);
         return NULL;
     }
     o->map = map;
-    return &o->node;
+    return n;
 }
+
+const struct driver filter_overlay = {
+    .name = "overlay",
+    .kind = FILTER,
+    .size = sizeof(struct overlay),
+    .close = overlay_close,
+    .read = overlay_read,
+    .write = overlay_write,
+    .zero = overlay_zero,
+    .discard = overlay_discard,
+    .flush = overlay_flush,
+    .status = overlay_status,
+};

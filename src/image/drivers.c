@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* drivers.c - all formats, protocols and filters: add yours here.  See docs/new-format.md. */
+#include "image/drivers.h"
+
+const struct driver *const drivers[] = {
+    /* formats, probed in this order */
+    &format_raw,
+    /* protocols */
+    &proto_file,
+    &proto_host_device,
+    /* filters */
+    &filter_overlay,
+    NULL,
+};

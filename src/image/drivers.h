@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* drivers.h - what drivers.c lists. */
+#pragma once
+
+#include "image/node.h"
+
+extern const struct driver format_raw;
+extern const struct driver proto_file, proto_host_device;
+extern const struct driver filter_overlay;

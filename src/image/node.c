@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* node.c - operations on a node: bounds, defaults, and small helpers.  See node.h. */
+#include "image/node.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/error.h"
+
+enum { ZERO_CHUNK = 64 * 1024, PIECES = 64 };
+
+int node_read(struct node *n, u64 at, u64 len, struct cursor *c)
+{
+    u64 size = n->size;
+    u64 have = at < size ? MIN(len, size - at) : 0;
+
+    if (have) {
+        int r = n->drv->read(n, at, have, c);
+        if (r)
+            return r;
+    }
+    if (have < len)
+        cursor_zero(c, len - have);
+    return 0;
+}
+
+/* Formats have an end, protocols grow. */
+static bool fits(const struct node *n, u64 at, u64 len)
+{
+    if (n->drv->kind == PROTOCOL)
+        return at <= INT64_MAX && len <= INT64_MAX - at;
+    return len <= n->size && at <= n->size - len;
+}
+
+int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
+{
+    if (n->read_only)
+        return -EROFS;
+    if (!n->drv->write)
+        return -ENOTSUP;
+    if (!fits(n, at, len))
+        return -EINVAL;
+    return len ? n->drv->write(n, at, len, c) : 0;
+}
+
+static int write_zeroes(struct node *n, u64 at, u64 len)
+{
+    static const u8 zeroes[ZERO_CHUNK];
+
+    while (len) {
+        struct iovec v[PIECES];
+        u64 part = 0;
+        int k = 0;
+
+        for (; k < PIECES && part < len; k++) {
+            v[k] = (struct iovec){ (void *)zeroes, MIN(len - part, sizeof zeroes) };
+            part += v[k].iov_len;
+        }
+        struct cursor c = { v, k };
+        int r = n->drv->write(n, at, part, &c);
+        if (r)
+            return r;
+        at += part;
+        len -= part;
+    }
+    return 0;
+}
+
+int node_zero(struct node *n, u64 at, u64 len, bool may_unmap)
+{
+    if (n->read_only)
+        return -EROFS;
+    if (!n->drv->write)
+        return -ENOTSUP;
+    if (!fits(n, at, len))
+        return -EINVAL;
+    if (!len)
+        return 0;
+    int r = n->drv->zero ? n->drv->zero(n, at, len, may_unmap) : -ENOTSUP;
+    return r == -ENOTSUP ? write_zeroes(n, at, len) : r;
+}
+
+int node_discard(struct node *n, u64 at, u64 len)
+{
+    if (n->read_only)
+        return -EROFS;
+    if (!fits(n, at, len))
+        return -EINVAL;
+    return len && n->drv->discard ? n->drv->discard(n, at, len) : 0;
+}
+
+int node_flush(struct node *n)
+{
+    return n->read_only || !n->drv->flush ? 0 : n->drv->flush(n);
+}
+
+int node_status(struct node *n, u64 at, u64 len, struct extent *ret)
+{
+    if (at >= n->size) {
+        *ret = (struct extent){ .len = len, .flags = EXTENT_ZERO };
+        return 0;
+    }
+    len = MIN(len, n->size - at);
+    *ret = (struct extent){ .len = len, .flags = EXTENT_DATA | EXTENT_ALLOCATED };
+    int r = n->drv->status ? n->drv->status(n, at, len, ret) : 0;
+    if (!r && (!ret->len || ret->len > len))
+        ret->len = len;
+    return r;
+}
+
+int node_pread(struct node *n, u64 at, void *to, size_t len)
+{
+    struct iovec v = { to, len };
+    struct cursor c = { &v, 1 };
+
+    return node_read(n, at, len, &c);
+}
+
+int node_pwrite(struct node *n, u64 at, const void *from, size_t len)
+{
+    struct iovec v = { (void *)from, len };
+    struct cursor c = { &v, 1 };
+
+    return node_write(n, at, len, &c);
+}
+
+int node_read_backing(struct node *n, u64 at, u64 len, struct cursor *c)
+{
+    if (n->backing)
+        return node_read(n->backing, at, len, c);
+    cursor_zero(c, len);
+    return 0;
+}
+
+int node_pread_backing(struct node *n, u64 at, void *to, size_t len)
+{
+    struct iovec v = { to, len };
+    struct cursor c = { &v, 1 };
+
+    return node_read_backing(n, at, len, &c);
+}
+
+bool node_load(struct node *file, u64 at, void *to, size_t n, const char *what, GError **error)
+{
+    if (n > file->size || at > file->size - n)
+        return fail(error, ERR_FORMAT, "image '%s': %s lies beyond the end of the file",
+                    file->filename, what);
+    int r = node_pread(file, at, to, n);
+    return !r || fail_errno(error, -r, "image '%s': reading %s", file->filename, what);
+}
+
+void *node_load_new(struct node *file, u64 at, u64 n, u64 max, const char *what, GError **error)
+{
+    if (n > max) {
+        fail(error, ERR_LIMIT,
+             "image '%s': %s has %" G_GUINT64_FORMAT " bytes, at most %" G_GUINT64_FORMAT
+             " are taken",
+             file->filename, what, n, max);
+        return NULL;
+    }
+    /* Bound by what is there before memory is spent on it. */
+    if (n > file->size || at > file->size - n) {
+        fail(error, ERR_FORMAT, "image '%s': %s lies beyond the end of the file",
+             file->filename, what);
+        return NULL;
+    }
+    g_autofree void *p = g_try_malloc(n ? n : 1);
+    if (!p) {
+        fail(error, ERR_LIMIT, "image '%s': no memory for %s", file->filename, what);
+        return NULL;
+    }
+    return n && !node_load(file, at, p, n, what, error) ? NULL : g_steal_pointer(&p);
+}
+
+bool node_truncate(struct node *n, u64 size, GError **error)
+{
+    if (n->read_only)
+        return fail(error, ERR_IO, "image '%s' is open for reading only", n->filename);
+    if (!n->drv->resize)
+        return fail(error, ERR_UNSUPPORTED, "image '%s': %s cannot be resized", n->filename,
+                    n->drv->name);
+    return n->drv->resize(n, size, NULL, error);
+}
+
+bool node_is_zero(const void *p, size_t n)
+{
+    const u8 *b = p;
+
+    /* The ends and the middle first: data seldom begin and end with zeroes. */
+    if (!n)
+        return true;
+    if (b[0] || b[n - 1] || b[n / 2])
+        return false;
+    return memcmp(b, b + 1, n - 1) == 0;
+}
