@@ -93,7 +93,7 @@ struct image_info *image_get_info(struct image *img)
 
     i->filename = g_strdup(n->filename);
     i->format = g_strdup(n->drv->name);
-    i->virtual_size = ROUND_UP(n->size, 512);
+    i->virtual_size = n->size;
     i->has_actual_size = actual_size(n, &i->actual_size);
     i->cluster_size = n->cluster;
     if (n->backing_name) {
