@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * trans.h - inside of the translator: guest x86 code to host x86-64 code, a block at a time.
+ *
+ *   trans_classify.c  which instructions it knows, and what becomes of each
+ *   trans_plan.c      before anything is written: who reads which flags, which checks are
+ * shared trans_emit.c      an instruction's host code trans.c           a block: decode, plan,
+ * emit, exits
+ *
+ * Guest registers live in the host's registers of the same name, RSP included, except R9, R10
+ * and R11: those stay in v->s.gpr, and the host's R9-R11 are scratch (S1, S2, S3).  GS is the
+ * vCPU. An instruction that only computes is copied byte for byte; one with a memory operand
+ * gets the operand replaced by [S1 + S2]: guest address + addend from the TLB.
+ *
+ *   S1 = address; S2 = &tlb[index]; S3 = S1 - tag; if S3 > 4096 - size: slow; S2 = addend
+ *
+ * The slow path fills the TLB and comes back, or leaves the block for the interpreter to do
+ * this one instruction: MMIO, page-crossing accesses, faults, writes to code.  So only the
+ * interpreter raises exceptions, and every instruction either happens whole or not at all.
+ *
+ * Status flags.  Between blocks they are in v->cc (SETO in bits 7:0, LAHF in 15:8); inside,
+ * they are in the host's flags or in v->cc or dead.  Checks destroy the host's, so a check
+ * saves them first if somebody still reads them (a backward pass over the block knows; at a
+ * jump within the page the target is decoded ahead).  At a fault, flags that the code would
+ * overwrite before reading are not restored.
+ */
+#pragma once
+
+#include "vmm/cpu/soft/code.h"
+#include "vmm/cpu/soft/emit.h"
+
+enum kind {
+    K_NONE, /* interpreter */
+    K_SIMPLE,
+    K_NOP,
+    K_LEA,
+    K_PUSH,
+    K_POP,
+    K_LEAVE,
+    K_RDTSC,
+    K_PUSHF,
+    K_CLI,
+    K_STI,
+    K_SWAPGS,
+    K_STAC,
+    K_CLAC,
+    K_BITS,
+    K_STRING,
+    K_JCC,
+    K_LOOP, /* may go on */
+    K_JMP,
+    K_CALL,
+    K_JMP_IND,
+    K_CALL_IND,
+    K_RET, /* end the block */
+};
+
+enum { S1 = 9, S2 = 10, S3 = 11 };
+#define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
+#define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
+#define MN(x)      ZYDIS_MNEMONIC_##x
+
+struct slow { /* out-of-line part of a check */
+    u8 *jcc;
+    u8 *back; /* writable address to come back to */
+    u32 size;
+    bool write;
+};
+struct exit_stub { /* out-of-line part of a conditional exit */
+    u8 *jcc;
+    s32 target;
+    bool save;
+};
+
+/*
+ * Accesses through one register that does not change in between (or, for RSP, changes by known
+ * amounts) share one check: the first one checks the whole span and leaves the addend in
+ * v->group[], the others use it.
+ */
+enum { GROUPS = 8, GROUP_SPAN = 1024 };
+struct group {
+    u8 base;
+    s32 lo, hi; /* span, from the register's value at the start of the group's numbering */
+    s32 shift;  /* RSP: how far it had moved at the first access */
+    u32 first, n;
+    bool write;
+    s8 slot; /* in v->group[], -1: not shared */
+};
+
+struct interp_stub { /* out-of-line: leave for the interpreter at instruction k */
+    u8 *jcc;
+    u32 k;
+};
+
+struct trans {
+    struct emit e;
+    struct soft_vm *sv;
+    struct code_cache *cc;
+    const u8 *page;
+    u16 mode;
+    bool is64;
+    bool single; /* native.c: operand at v->exit_arg, no checks */
+    u8 *entry;
+    u32 n;
+    struct insn i[CODE_BLOCK_MAX_INSNS];
+    enum kind kinds[CODE_BLOCK_MAX_INSNS];
+    u16 off[CODE_BLOCK_MAX_INSNS + 1];
+    u16 live[CODE_BLOCK_MAX_INSNS + 1]; /* flags read at or after instruction k */
+    struct site sites[CODE_BLOCK_MAX_INSNS];
+    struct slow slow[CODE_BLOCK_MAX_INSNS * 2];
+    u32 n_slow;
+    struct exit_stub exits[CODE_BLOCK_MAX_INSNS];
+    u32 n_exits;
+    s8 group_of[CODE_BLOCK_MAX_INSNS]; /* index into groups, -1: own check */
+    struct group groups[CODE_BLOCK_MAX_INSNS];
+    u32 n_groups;
+    struct interp_stub interps[CODE_BLOCK_MAX_INSNS];
+    u32 n_interps;
+    bool in_host, in_cc; /* where the flags are */
+    struct {
+        u32 at, stub;
+        s32 target;
+    } links[CODE_BLOCK_MAX_INSNS + 2];
+    u32 n_links;
+    struct code_page *cp;
+};
+
+/* ---- trans_classify.c -----------------------------------------------------------------------
+ */
+enum kind trans_classify(const struct soft_vm *, const struct insn *, u16 mode);
+/* Flags that are certainly overwritten (a shift by a variable count may leave them alone). */
+u16 trans_flags_killed(const struct insn *);
+
+/* ---- trans_plan.c ---------------------------------------------------------------------------
+ */
+void trans_mark_bytes(struct code_page *, u32 from, u32 n);
+/* Flags that code at `off` of the page reads before it overwrites them. */
+u16 trans_flags_wanted(struct trans *, s32 off);
+/* t->live: who reads which flags. */
+void trans_plan_flags(struct trans *, bool ends, bool interp);
+/* t->groups: which accesses share a check. */
+void trans_plan_groups(struct trans *);
+static inline s32 branch_target(const struct trans *t, u32 k)
+{
+    return (s32)(t->off[k] + t->i[k].len + (s64)t->i[k].imm);
+}
+
+/* ---- trans_emit.c ---------------------------------------------------------------------------
+ */
+void trans_emit_flags_save(struct trans *);
+void trans_emit_flags_restore(struct trans *);
+/* Before leaving the block: flags in v->cc if somebody reads them. */
+void trans_flags_leave(struct trans *, u16 live);
+/* Instruction k that only computes. */
+void trans_emit_simple(struct trans *, u32 k);
+/* Instruction k, of whatever kind. */
+void trans_emit_insn(struct trans *, u32 k);
+/* Leaves for a place known relative to the page; flags are in v->cc or dead. */
+void trans_emit_direct(struct trans *, s32 target);
+/* Leaves with the given exit code; RIP = page_va + off. */
+void trans_emit_exit(struct trans *, u32 code, s32 off);
