@@ -306,8 +306,16 @@ static int run_code(struct soft_vcpu *v)
             if (!code)
                 return interpret_one(v);
             break;
-        case CODE_EXIT_INTERP:
-            return interpret_one(v);
+        case CODE_EXIT_INTERP: {
+            int stop = interpret_one(v);
+
+            if (stop != SOFT_GO || v->intr || needs_interpreter(v))
+                return stop;
+            code = find_code(v);
+            if (!code)
+                return SOFT_GO;
+            break;
+        }
         case CODE_EXIT_SLOW: {
             struct block *b = rewind_to_site(v) ? code_find_mode(v, CODE_NOSHARE) : NULL;
 

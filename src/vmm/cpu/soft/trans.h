@@ -46,6 +46,9 @@ enum kind {
     K_CLAC,
     K_BITS,
     K_STRING,
+    K_REP,     /* MOVS and STOS */
+    K_FROMSEG, /* MOV register, segment register */
+    K_CLD,
     K_JCC,
     K_LOOP, /* may go on */
     K_JMP,
@@ -114,7 +117,7 @@ struct trans {
     s8 group_of[CODE_BLOCK_MAX_INSNS]; /* index into groups, -1: own check */
     struct group groups[CODE_BLOCK_MAX_INSNS];
     u32 n_groups;
-    struct interp_stub interps[CODE_BLOCK_MAX_INSNS];
+    struct interp_stub interps[CODE_BLOCK_MAX_INSNS * 4];
     u32 n_interps;
     bool in_host, in_cc; /* where the flags are */
     struct {

@@ -391,8 +391,18 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
             return full && i->op[0].kind == OP_GPR ? K_POP : K_NONE;
         case MN(LEAVE):
             return full ? K_LEAVE : K_NONE;
+        case MN(RDTSCP):
+            if (!cpuid_has(&sv->cpuid, W_80000001_EDX, 27))
+                return K_NONE;
+            return mode & CODE_NOTSC ? K_NONE : K_RDTSC;
         case MN(RDTSC):
             return mode & CODE_NOTSC ? K_NONE : K_RDTSC;
+        case MN(MOV):
+            if (i->op[1].kind == OP_SEG && i->op[0].kind == OP_GPR)
+                return K_FROMSEG;
+            break;
+        case MN(CLD):
+            return K_CLD;
         case MN(PUSHF):
         case MN(PUSHFD):
         case MN(PUSHFQ):
@@ -444,11 +454,13 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
         default:
             break;
         }
-        if (is_string(i))
-            return i->adsize == (is64 ? 8 : 4) && i->seg != FS && i->seg != GS &&
-                           !(i->prefixes & (PFX_REP | PFX_REPNE))
-                       ? K_STRING
-                       : K_NONE;
+        if (is_string(i)) {
+            if (i->adsize != (is64 ? 8 : 4) || i->seg == FS || i->seg == GS)
+                return K_NONE;
+            if (!(i->prefixes & (PFX_REP | PFX_REPNE)))
+                return K_STRING;
+            return (i->opcode & 0xfe) == 0xa4 || (i->opcode & 0xfe) == 0xaa ? K_REP : K_NONE;
+        }
         if (is_jcc(i))
             return (is64 || !(i->prefixes & PFX_66)) ? K_JCC : K_NONE;
     }

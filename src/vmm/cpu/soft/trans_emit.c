@@ -594,6 +594,34 @@ static void emit_rdtsc(struct trans *t, u32 k)
     e_gs(e, 0x03, RDX, OFF(tsc_offset), true);
     e_rr(e, 0x89, RAX, RDX, false);
     e_shift(e, 5, RDX, 32, true);
+    if (t->i[k].mnem == MN(RDTSCP))
+        e_gs(e, 0x8b, RCX, OFF(s.msr.tsc_aux), false);
+}
+
+/* 16 bits of the register, or all with zeroes above. */
+static void emit_from_seg(struct trans *t, u32 k)
+{
+    const struct insn *i = &t->i[k];
+    struct emit *e = &t->e;
+    u8 r = i->op[0].reg;
+    u32 from =
+        OFF(s.seg) + i->op[1].reg * sizeof(struct x86_seg) + offsetof(struct x86_seg, sel);
+    bool mem = r >= S1 && r <= S3;
+
+    if (i->opsize == 2) {
+        e8(e, 0x65), e8(e, 0x66);
+        e8(e, 0x40 | (mem || r >= 8 ? 4 : 0));
+        e8(e, 0x8b);
+    } else {
+        e8(e, 0x65);
+        e8(e, 0x40 | (mem || r >= 8 ? 4 : 0));
+        e8(e, 0x0f), e8(e, 0xb7); /* movzx */
+    }
+    e8(e, 0x04 | ((mem ? S1 : r) & 7) << 3), e8(e, 0x25), e32(e, from);
+    if (mem && i->opsize == 2)
+        e8(e, 0x66);
+    if (mem)
+        e_gs(e, 0x89, S1, OFF_GPR(r), i->opsize != 2);
 }
 
 /* ---- system instructions that are worth it --------------------------------------------------
@@ -603,6 +631,14 @@ static void emit_rdtsc(struct trans *t, u32 k)
 static void emit_gs_byte(struct trans *t, u8 digit, u32 off, u8 imm)
 {
     e_bytes(&t->e, (const u8[]){ 0x65, 0x80, (u8)(0x04 | digit << 3), 0x25 }, 4);
+    e32(&t->e, off);
+    e8(&t->e, imm);
+}
+
+/* test byte gs:[off], imm */
+static void emit_gs_byte_test(struct trans *t, u32 off, u8 imm)
+{
+    e_bytes(&t->e, (const u8[]){ 0x65, 0xf6, 0x04, 0x25 }, 4);
     e32(&t->e, off);
     e8(&t->e, imm);
 }
@@ -730,9 +766,7 @@ static void emit_string(struct trans *t, u32 k)
     u8 what = i->opcode & 0xfe;
 
     flags_clobber(t, t->live[k]);
-    e_bytes(e, (const u8[]){ 0x65, 0xf6, 0x04, 0x25 }, 4); /* test byte gs:[rflags + 1], DF */
-    e32(e, OFF(s.rflags) + 1);
-    e8(e, FL_DF >> 8);
+    emit_gs_byte_test(t, OFF(s.rflags) + 1, FL_DF >> 8);
     emit_interp_if(t, 5, k);
     if (what == 0xa4 || what == 0xa6 || what == 0xac) { /* the source at RSI */
         e_rr(e, 0x89, S1, RSI, t->is64);
@@ -768,6 +802,58 @@ static void emit_string(struct trans *t, u32 k)
         t->in_host = true;
         t->in_cc = false;
     }
+}
+
+/*
+ * REP MOVS and REP STOS upwards that stay within a page on either side: the host's own
+ * instruction, on host addresses.  The rest is left to the interpreter.
+ */
+static void emit_rep(struct trans *t, u32 k)
+{
+    const struct insn *i = &t->i[k];
+    struct emit *e = &t->e;
+    u8 size = i->opcode & 1 ? i->opsize : 1, log = (u8)__builtin_ctz(size);
+    bool movs = (i->opcode & 0xfe) == 0xa4;
+
+    flags_clobber(t, t->live[k]);
+    emit_gs_byte_test(t, OFF(s.rflags) + 1, FL_DF >> 8);
+    emit_interp_if(t, 5, k);
+    e_lea(e, S1, RCX, -1, t->is64); /* none at all, or more than a page */
+    e_alu_imm(e, 7, S1, 4096 / size - 1, t->is64);
+    emit_interp_if(t, 7, k);
+    for (int side = movs ? 0 : 1; side < 2; side++) {
+        e_rr(e, 0x89, S1, side ? RDI : RSI, t->is64);
+        emit_check(t, 1, side);
+        e_rr(e, 0x89, S3, RCX, false);
+        if (log)
+            e_shift(e, 4, S3, log, false);
+        e_alu_imm(e, 4, S1, 4095, false);
+        e_rr(e, 0x01, S3, S1, false);
+        e_alu_imm(e, 7, S3, 4096, false);
+        emit_interp_if(t, 7, k);
+        if (movs && !side)
+            e_store(e, OFF(scratch[0]), S2);
+    }
+    if (!t->is64) {
+        e_rr(e, 0x89, RDI, RDI, false);
+        e_rr(e, 0x89, RCX, RCX, false);
+    }
+    e_rr(e, 0x01, RDI, S2, true);
+    if (movs) {
+        if (!t->is64)
+            e_rr(e, 0x89, RSI, RSI, false);
+        e_load(e, S3, OFF(scratch[0]));
+        e_rr(e, 0x01, RSI, S3, true);
+    }
+    e8(e, 0xf3);
+    if (size == 2)
+        e8(e, 0x66);
+    if (size == 8)
+        e8(e, 0x48);
+    e8(e, i->opcode);
+    e_rr(e, 0x29, RDI, S2, true);
+    if (movs)
+        e_rr(e, 0x29, RSI, S3, true);
 }
 
 void trans_emit_insn(struct trans *t, u32 k)
@@ -826,6 +912,16 @@ void trans_emit_insn(struct trans *t, u32 k)
         break;
     case K_STRING:
         emit_string(t, k);
+        break;
+    case K_REP:
+        emit_rep(t, k);
+        break;
+    case K_FROMSEG:
+        emit_from_seg(t, k);
+        break;
+    case K_CLD:
+        flags_clobber(t, t->live[k]);
+        emit_gs_byte(t, 4, OFF(s.rflags) + 1, (u8) ~(FL_DF >> 8));
         break;
     case K_JCC:
         emit_jcc(t, k);
