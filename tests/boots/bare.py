@@ -36,17 +36,21 @@ def first_byte(t):
             memory.append(guest.memory_kib())
             t.ok(guest.wait(0) is None, "the VMM ended by itself")
     took.sort()
-    own = max(m[0] for m in memory)
+    private, files, shared = max(memory, key=sum)
+    resident = private + files + shared
     t.note("first byte after %.1f ms (best %.1f)" % (took[3], took[0]))
-    t.note("%d KiB resident, %d KiB of guest RAM" % (own, max(m[1] for m in memory)))
+    t.note("%d KiB resident: %d private, %d of files, %d shared" % (resident, private, files, shared))
     if t.ours:
         # The best of seven, as the machine that tests run on has other things to do.
         t.ok(took[0] < 20, "first byte after %.1f ms, wanted under 20" % took[0])
-        t.ok(own < LIMIT_KIB, "%d KiB resident beyond guest RAM" % own)
+        t.ok(resident < LIMIT_KIB, "%d KiB resident, wanted under %d" % (resident, LIMIT_KIB))
 
 
-# Pages of the program and its libraries are counted, shared with all that use them or not.
-LIMIT_KIB = 8192 + 12288
+# Resident memory beyond what the guest touched.  Counted is all that the kernel says is resident
+# in the VMM (VmRSS): private memory, the pages of the program and its libraries, shared with
+# others that use them or not, and shared memory, which is the code cache and guest RAM.  This
+# guest touches two pages, and the VMM a few for it: they are not taken off.
+LIMIT_KIB = 8192
 
 
 @case("memtest86+")

@@ -231,15 +231,10 @@ class Guest:
         return time.clock_gettime((~self.proc.pid << 3) | 2)
 
     def memory_kib(self):
-        """Resident memory of the VMM: (beyond guest RAM, guest RAM)."""
-        anon = shmem = 0
+        """Resident memory of the VMM: (private, of files, shared: guest RAM and the code cache)."""
         with open("/proc/%d/status" % self.proc.pid) as f:
-            for line in f:
-                if line.startswith(("RssAnon", "RssFile")):
-                    anon += int(line.split()[1])
-                elif line.startswith("RssShmem"):
-                    shmem += int(line.split()[1])
-        return anon, shmem
+            size = dict(re.findall(r"^(Rss\w+):\s+(\d+) kB", f.read(), re.M))
+        return int(size["RssAnon"]), int(size["RssFile"]), int(size["RssShmem"])
 
     def close(self):
         if self.status is None:
