@@ -194,8 +194,10 @@ static void link_cut(struct code_cache *cc, struct link *l)
 }
 
 /* REQUIRES(cc->lock) */
-static void block_drop(struct code_cache *cc, struct block *b)
+static void block_drop(struct soft_vm *sv, struct block *b)
 {
+    struct code_cache *cc = sv->code;
+    struct vm *vm = sv->vm;
     struct block **p = &cc->hash[block_hash(b->page, b->off, b->mode)];
 
     while (*p && *p != b)
@@ -212,15 +214,19 @@ static void block_drop(struct code_cache *cc, struct block *b)
 
     bytes = (bytes & ~0xffffffffffull) | 0xe9 | (u64)rel << 8;
     *(volatile u64 *)(void *)(cc->rw + b->code) = bytes;
+    if (b->loops) /* who goes round in it does not come by its entry: let them look up */
+        for (u32 k = 0; k < vm->n_vcpus; k++)
+            if (vm->vcpus[k] && vm->vcpus[k]->impl)
+                atomic_store(vm->vcpus[k]->poll, 1);
     cc->n_drops++;
 }
 
 /* REQUIRES(cc->lock) */
-static void page_drop(struct code_cache *cc, struct code_page *cp)
+static void page_drop(struct soft_vm *sv, struct code_page *cp)
 {
     for (struct block *b = cp->blocks, *next; b; b = next) {
         next = b->page_next;
-        block_drop(cc, b);
+        block_drop(sv, b);
     }
     cp->blocks = NULL;
     for (unsigned k = 0; k < ARRAY_LEN(cp->bytes); k++)
@@ -242,7 +248,7 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
         for (u32 b = off; b < off + len && b < 4096 && !hit; b++)
             hit = cp->bytes[b >> 6] >> (b & 63) & 1;
         if (hit)
-            page_drop(cc, cp);
+            page_drop(sv, cp);
     }
     /*
      * Nothing is cached of it any more: writes are free again, but not after each of them,
@@ -424,7 +430,7 @@ void code_shared_failed(struct soft_vcpu *v, struct block *b)
                 break;
             }
         }
-        block_drop(cc, b);
+        block_drop(v->sv, b);
     }
     pthread_mutex_unlock(&cc->lock);
 }

@@ -56,9 +56,11 @@ struct block {
     u16 off, mode;
     u16 n_sites;
     bool dead;
+    bool loops;         /* jumps to itself past its entry */
     u8 failed;          /* shared checks that failed */
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
+    u32 fault;          /* where the signal handler goes on, offset in the cache */
     u32 incoming;       /* index of a link + 1, 0: none */
     struct site *sites;
 };
@@ -93,7 +95,7 @@ struct code_cache {
     struct link *links;
     u32 n_links, cap_links;
     /* thunks: offsets */
-    u32 enter, leave, fill, miss, exit_off, exit_link, fault;
+    u32 enter, leave, fill, fill_traded, miss, exit_off, exit_link, fault;
     bool bmi2;
     /* statistics */
     u64 n_translated, n_insns, tsc_translating, n_flushes, n_drops, n_links_made;

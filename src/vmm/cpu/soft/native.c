@@ -78,7 +78,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
         return;
     }
     struct code_cache *cc = v->sv->code;
-    struct block *b;
+    struct block *b = NULL;
     const struct site *s = code_site(cc, (const u8 *)(uintptr_t)pc, &b);
 
     if (s && s->flags) {
@@ -94,7 +94,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
         : sig == SIGTRAP ? EXC_DB
                          : EXC_GP;
     r[REG_EFL] &= ~(greg_t)(FL_DF | FL_TF | FL_AC);
-    r[REG_RIP] = (greg_t)(uintptr_t)(cc->rx + cc->fault);
+    r[REG_RIP] = (greg_t)(uintptr_t)(cc->rx + (s ? b->fault : cc->fault));
 }
 
 void native_install(void)

@@ -8,6 +8,7 @@
  * exit_link: R11 = link, R10 as above.
  * miss:      R9 = target VA that the jump cache does not have.
  * fill:      R9 = VA, R10 = size | write << 16, R11 = where to go on with R10 = addend.
+ * fill_traded: the same, but R11 only names the access; it goes on at scratch[6].
  * fault:     entered by the signal handler, which has set exit_arg to the faulting host PC.
  */
 #include "vmm/cpu/soft/code.h"
@@ -81,6 +82,8 @@ void code_make_thunks(struct soft_vm *sv)
     e_jmp(&e, leave);
 
     cc->fill = (u32)(e.p - cc->rw);
+    e_store(&e, OFF(scratch[6]), R11);
+    cc->fill_traded = (u32)(e.p - cc->rw);
     for (unsigned k = 0; k < ARRAY_LEN(c_lost); k++)
         e_store(&e, OFF_GPR(c_lost[k]), c_lost[k]);
     e_store(&e, OFF(scratch[4]), R9);
@@ -102,7 +105,8 @@ void code_make_thunks(struct soft_vm *sv)
     e_load(&e, RSP, OFF_GPR(RSP));
     e_rr(&e, 0x85, R10, R10, true);
     u8 *none = e_jcc(&e, 4, e.p + e.delta);
-    e_bytes(&e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3);
+    e_bytes(&e, (const u8[]){ 0x65, 0xff, 0x24, 0x25 }, 4); /* jmp gs:[scratch[6]] */
+    e32(&e, OFF(scratch[6]));
     e_here(&e, none);
     e_store(&e, OFF(exit_arg), R11);
     emit_exit_code(&e, CODE_EXIT_SLOW);

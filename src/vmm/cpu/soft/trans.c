@@ -2,33 +2,66 @@
 /* trans.c - translates a block (trans.h). */
 #include "vmm/cpu/soft/trans.h"
 
-#define OFF(f) ((u32)offsetof(struct soft_vcpu, f))
+/* For a block that trades registers: the way to the fill thunk and back. */
+static u8 *emit_fill_traded(struct trans *t)
+{
+    struct emit *e = &t->e;
+    u8 *entry = e->p;
+
+    e_store(e, OFF(scratch[8]), S1);
+    e_store(e, OFF(scratch[9]), S3);
+    e_store(e, OFF(scratch[10]), S2);
+    trans_emit_trade_back(t, 0xff);
+    u8 *lea = e_lea_rip(e, C1);
+    e_store(e, OFF(scratch[6]), C1);
+    e_load(e, C1, OFF(scratch[8]));
+    e_load(e, C2, OFF(scratch[9]));
+    e_load(e, C3, OFF(scratch[10]));
+    e_jmp(e, t->cc->rx + t->cc->fill_traded);
+    e_here(e, lea);
+    e_store(e, OFF(scratch[8]), C1);
+    e_store(e, OFF(scratch[9]), C2);
+    trans_emit_trade(t);
+    e_load(e, S1, OFF(scratch[8]));
+    e_load(e, S2, OFF(scratch[9]));
+    e_bytes(e, (const u8[]){ 0x65, 0xff, 0x24, 0x25 }, 4); /* jmp gs:[scratch[5]] */
+    e32(e, OFF(scratch[5]));
+    return entry;
+}
 
 static void emit_stubs(struct trans *t)
 {
     struct emit *e = &t->e;
+    bool traded = t->in_mem != CODE_IN_MEMORY;
 
     for (u32 k = 0; k < t->n_exits; k++) {
         struct exit_stub *x = &t->exits[k];
         e_here(e, x->jcc);
-        if (x->save && trans_flags_wanted(t, x->target))
+        if (x->save)
             trans_emit_flags_save(t);
         trans_emit_direct(t, x->target);
     }
     for (u32 k = 0; k < t->n_interps; k++) {
         e_here(e, t->interps[k].jcc);
+        trans_emit_trade_back(t, 0xff);
         trans_emit_exit(t, CODE_EXIT_INTERP, t->off[t->interps[k].k]);
     }
+    if (!t->n_slow)
+        return;
+
+    const u8 *fill = traded ? emit_fill_traded(t) + e->delta : t->cc->rx + t->cc->fill;
+
     for (u32 k = 0; k < t->n_slow; k++) {
         struct slow *s = &t->slow[k];
         e_here(e, s->jcc);
-        e_mov_imm32(e, S2, s->size | (s->write ? 0x10000 : 0));
-        u8 *at = e_lea_rip(e, S3);
+        /* R9 = address, R10 = how, R11 = back; when traded S1, S3, S2 */
+        e_mov_imm32(e, traded ? S3 : C2, s->size | (s->write ? 0x10000 : 0));
+        u8 *at = e_lea_rip(e, traded ? S2 : C3);
         u32 rel = (u32)(s->back - (at + 4));
         if (!e->full)
             for (int b = 0; b < 4; b++)
                 at[b] = (u8)(rel >> (8 * b));
-        e_jmp(e, t->cc->rx + t->cc->fill);
+        e_jmp(e, fill);
     }
 }
 
@@ -86,6 +119,7 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     if (t->cp->no_share[off >> 6] >> (off & 63) & 1)
         t->mode |= CODE_NOSHARE;
     trans_plan_groups(t);
+    trans_plan_registers(t);
     u32 start = ROUND_UP(cc->pos, 16u);
     t->e = (struct emit){ .p = cc->rw + start,
                           .end = cc->rw + cc->limit - 64,
@@ -100,20 +134,29 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     e32(&t->e, OFF(poll));
     e8(&t->e, 0);
     u8 *poll = e_jcc(&t->e, 5, t->e.p + t->e.delta);
+    trans_emit_trade(t);
+    t->body = t->e.p;
     t->in_cc = true;
     for (u32 k = 0; k < t->n; k++)
         trans_emit_insn(t, k);
     if (!ends) {
         trans_flags_leave(t, interp ? FL_STATUS : t->live[t->n]);
-        if (interp)
+        if (interp) {
+            trans_emit_trade_back(t, 0xff);
             trans_emit_exit(t, CODE_EXIT_INTERP, at);
-        else
+        } else
             trans_emit_direct(t, at);
     }
     emit_stubs(t);
     e_here(&t->e, poll);
     u32 poll_exit = (u32)(t->e.p - cc->rw);
     trans_emit_exit(t, CODE_EXIT_POLL, off);
+    u32 fault = cc->fault;
+    if (t->in_mem != CODE_IN_MEMORY) {
+        fault = (u32)(t->e.p - cc->rw);
+        trans_emit_trade_back(t, 0xff);
+        e_jmp(&t->e, cc->rx + cc->fault);
+    }
     if (t->e.full) {
         *ret_full = true;
         return NULL;
@@ -127,6 +170,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     b->code = start;
     b->code_len = (u32)(t->e.p - cc->rw) - start;
     b->poll_exit = poll_exit;
+    b->fault = fault;
+    b->loops = t->loops;
     b->n_sites = (u16)t->n;
     b->sites = g_memdup2(t->sites, t->n * sizeof *t->sites);
     for (u32 k = 0; k < t->n_links; k++) {
@@ -153,6 +198,7 @@ u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, cons
     t->cc = sv->code;
     t->is64 = i->mode == MODE_64;
     t->single = true;
+    trans_plan_default_registers(t);
     t->e = (struct emit){ .p = rw, .end = end, .delta = rx - rw };
     t->entry = rw;
     t->n = 1;

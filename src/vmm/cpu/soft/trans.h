@@ -7,9 +7,11 @@
  * shared trans_emit.c      an instruction's host code trans.c           a block: decode, plan,
  * emit, exits
  *
- * Guest registers live in the host's registers of the same name, RSP included, except R9, R10
- * and R11: those stay in v->s.gpr, and the host's R9-R11 are scratch (S1, S2, S3).  GS is the
- * vCPU. An instruction that only computes is copied byte for byte; one with a memory operand
+ * Guest registers live in the host's registers of the same name, RSP included, except three:
+ * those stay in v->s.gpr, and the host's registers of their names are scratch (S1, S2, S3).
+ * Between blocks the three are R9, R10 and R11; a block that uses these much and others little
+ * trades them at its entry and back at its exits (trans_plan_registers).  GS is the vCPU.
+ * An instruction that only computes is copied byte for byte; one with a memory operand
  * gets the operand replaced by [S1 + S2]: guest address + addend from the TLB.
  *
  *   S1 = address; S2 = &tlb[index]; S3 = S1 - tag; if S3 > 4096 - size: slow; S2 = addend
@@ -58,7 +60,12 @@ enum kind {
     K_RET, /* end the block */
 };
 
-enum { S1 = 9, S2 = 10, S3 = 11 };
+/* The block's three scratch registers. */
+#define S1 (t->s1)
+#define S2 (t->s2)
+#define S3 (t->s3)
+/* The same between blocks, where thunks take their arguments. */
+enum { C1 = 9, C2 = 10, C3 = 11, CODE_IN_MEMORY = 1 << C1 | 1 << C2 | 1 << C3 };
 #define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
 #define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
 #define MN(x)      ZYDIS_MNEMONIC_##x
@@ -72,7 +79,7 @@ struct slow { /* out-of-line part of a check */
 struct exit_stub { /* out-of-line part of a conditional exit */
     u8 *jcc;
     s32 target;
-    bool save;
+    bool save; /* the flags, which the target wants */
 };
 
 /*
@@ -103,12 +110,17 @@ struct trans {
     u16 mode;
     bool is64;
     bool single; /* native.c: operand at v->exit_arg, no checks */
-    u8 *entry;
+    u8 s1, s2, s3;
+    u16 in_mem;       /* guest registers that are in v->s.gpr: S1, S2 and S3 */
+    u16 fetch, spill; /* on entry: of R9-R11 those to be loaded, of S1-S3 those to be stored */
+    bool loops;       /* jumps to its own `body` */
+    u8 *entry, *body; /* body: after the registers were traded */
     u32 n;
     struct insn i[CODE_BLOCK_MAX_INSNS];
     enum kind kinds[CODE_BLOCK_MAX_INSNS];
     u16 off[CODE_BLOCK_MAX_INSNS + 1];
     u16 live[CODE_BLOCK_MAX_INSNS + 1]; /* flags read at or after instruction k */
+    u16 want[CODE_BLOCK_MAX_INSNS];     /* flags that a conditional jump's target reads */
     struct site sites[CODE_BLOCK_MAX_INSNS];
     struct slow slow[CODE_BLOCK_MAX_INSNS * 2];
     u32 n_slow;
@@ -143,6 +155,13 @@ u16 trans_flags_wanted(struct trans *, s32 off);
 void trans_plan_flags(struct trans *, bool ends, bool interp);
 /* t->groups: which accesses share a check. */
 void trans_plan_groups(struct trans *);
+/* t->s1, s2, s3: which registers are scratch. */
+void trans_plan_registers(struct trans *);
+void trans_plan_default_registers(struct trans *);
+static inline bool in_memory(const struct trans *t, u8 r)
+{
+    return r < 16 && t->in_mem >> r & 1;
+}
 static inline s32 branch_target(const struct trans *t, u32 k)
 {
     return (s32)(t->off[k] + t->i[k].len + (s64)t->i[k].imm);
@@ -160,5 +179,9 @@ void trans_emit_simple(struct trans *, u32 k);
 void trans_emit_insn(struct trans *, u32 k);
 /* Leaves for a place known relative to the page; flags are in v->cc or dead. */
 void trans_emit_direct(struct trans *, s32 target);
-/* Leaves with the given exit code; RIP = page_va + off. */
+/* Registers as they are in the block, from what they are between blocks, and the way back,
+ * where `target` (0xff: none) ends up in C1. */
+void trans_emit_trade(struct trans *);
+void trans_emit_trade_back(struct trans *, u8 target);
+/* Leaves with the given exit code from between blocks; RIP = page_va + off. */
 void trans_emit_exit(struct trans *, u32 code, s32 off);

@@ -2,8 +2,6 @@
 /* trans_classify.c - which instructions the translator knows (trans.h). */
 #include "vmm/cpu/soft/trans.h"
 
-#define MN(x) ZYDIS_MNEMONIC_##x
-
 /* ---- what may be copied ---------------------------------------------------------------------
  */
 

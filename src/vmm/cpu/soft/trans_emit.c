@@ -4,10 +4,6 @@
 
 #include <string.h>
 
-#define OFF(f)     ((u32)offsetof(struct soft_vcpu, f))
-#define OFF_GPR(n) (OFF(s.gpr) + 8 * (n))
-#define MN(x)      ZYDIS_MNEMONIC_##x
-
 /* ---- flags ----------------------------------------------------------------------------------
  */
 
@@ -81,11 +77,11 @@ static void emit_address(struct trans *t, const struct insn *i, u16 off)
             e_mov_imm64(e, S1, (u64)i->disp);
         }
     } else {
-        if (base >= S1 && base <= S3) {
+        if (in_memory(t, base)) {
             e_load(e, S1, OFF_GPR(base));
             base = S1;
         }
-        if (index >= S1 && index <= S3) {
+        if (in_memory(t, index)) {
             e_load(e, S2, OFF_GPR(index));
             index = S2;
         }
@@ -110,7 +106,8 @@ static void emit_check(struct trans *t, u32 size, bool write)
     }
     if (t->cc->bmi2) {
         /* rorx S2, S1, 7 */
-        e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xd1, 7 }, 6);
+        e8(e, 0xc4), e8(e, (S2 >= 8 ? 0 : 0x80) | 0x40 | (S1 >= 8 ? 0 : 0x20) | 3), e8(e, 0xfb);
+        e8(e, 0xf0), e8(e, 0xc0 | (S2 & 7) << 3 | (S1 & 7)), e8(e, 7);
     } else {
         e_mov(e, S2, S1);
         e_shift(e, 5, S2, 7, true);
@@ -131,32 +128,33 @@ static void emit_check(struct trans *t, u32 size, bool write)
 /* ---- instructions ---------------------------------------------------------------------------
  */
 
-static bool uses_scratch_gpr(const struct insn *i, u8 *set)
+/* Operands that are in memory. */
+static u16 memory_gprs(const struct trans *t, const struct insn *i)
 {
-    *set = 0;
-    for (unsigned k = 0; k < i->nops; k++)
-        if (i->op[k].kind == OP_GPR && i->op[k].reg >= S1 && i->op[k].reg <= S3)
-            *set |= 1 << (i->op[k].reg - S1);
-    return *set;
-}
-static void load_scratch_gprs(struct trans *t, u8 set)
-{
-    for (unsigned k = 0; k < 3; k++)
-        if (set & 1 << k)
-            e_load(&t->e, S1 + k, OFF_GPR(S1 + k));
-}
-static void store_scratch_gprs(struct trans *t, const struct insn *i)
-{
-    u8 done = 0;
+    u16 set = 0;
 
-    for (unsigned k = 0; k < i->nops; k++) {
-        const struct insn_op *o = &i->op[k];
-        if (o->kind == OP_GPR && o->reg >= S1 && o->reg <= S3 && o->access & OP_WRITE &&
-            !(done & 1 << (o->reg - S1))) {
-            e_store(&t->e, OFF_GPR(o->reg), o->reg);
-            done |= 1 << (o->reg - S1);
-        }
-    }
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_GPR)
+            set |= 1 << i->op[k].reg;
+    return set & t->in_mem;
+}
+static void load_memory_gprs(struct trans *t, u16 set)
+{
+    for (u8 r = 0; set >> r; r++)
+        if (set >> r & 1)
+            e_load(&t->e, r, OFF_GPR(r));
+}
+static void store_memory_gprs(struct trans *t, const struct insn *i)
+{
+    u16 set = 0;
+
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_GPR && i->op[k].access & OP_WRITE)
+            set |= 1 << i->op[k].reg;
+    set &= t->in_mem;
+    for (u8 r = 0; set >> r; r++)
+        if (set >> r & 1)
+            e_store(&t->e, OFF_GPR(r), r);
 }
 
 static u8 opcode_start(const struct insn *i)
@@ -295,20 +293,20 @@ static struct place emit_grouped(struct trans *t, u32 k, u8 base, s32 disp)
     struct group *g = &t->groups[t->group_of[k]];
     struct emit *e = &t->e;
     u32 slot = OFF(group) + 8 * (u32)g->slot;
-    bool in_memory = base >= S1 && base <= S3;
+    bool mem = in_memory(t, base);
 
     if (g->first == k) {
         flags_clobber(t, t->live[k]);
-        if (in_memory)
+        if (mem)
             e_load(e, S1, OFF_GPR(base));
-        e_lea(e, S1, in_memory ? S1 : base, g->lo - g->shift, t->is64);
+        e_lea(e, S1, mem ? S1 : base, g->lo - g->shift, t->is64);
         t->sites[k].shared = true;
         emit_check(t, (u32)(g->hi - g->lo), g->write);
         e_store(e, slot, S2);
     } else {
         e_load(e, S2, slot);
     }
-    if (in_memory) {
+    if (mem) {
         e_load(e, S1, OFF_GPR(base));
         base = S1;
     }
@@ -353,16 +351,15 @@ void trans_emit_simple(struct trans *t, u32 k)
     const struct insn *i = &t->i[k];
     u16 after = t->live[k + 1];
     bool need = i->fl_read || (i->fl_write && (after & ~trans_flags_killed(i)));
-    u8 set;
+    u16 set = memory_gprs(t, i);
 
     if (!i->has_mem) {
         if (need)
             flags_need(t);
         t->sites[k].flags = t->in_host;
-        uses_scratch_gpr(i, &set);
-        load_scratch_gprs(t, set);
+        load_memory_gprs(t, set);
         emit_copy(t, i);
-        store_scratch_gprs(t, i);
+        store_memory_gprs(t, i);
     } else {
         struct place at = { S1, S2, 0 };
 
@@ -380,9 +377,8 @@ void trans_emit_simple(struct trans *t, u32 k)
             }
         }
         u8 b = at.base, x = at.index;
-        if (uses_scratch_gpr(i, &set)) {
-            for (b = S1; set & 1 << (b - S1); b++)
-                ;
+        if (set) {
+            b = !(set >> S1 & 1) ? S1 : !(set >> S2 & 1) ? S2 : S3;
             e_op_mem(&t->e, 0x8d, b, at.base, at.index, 1, at.disp, true);
             x = 0xff;
             at.disp = 0;
@@ -397,9 +393,9 @@ void trans_emit_simple(struct trans *t, u32 k)
             }
         }
         t->sites[k].flags = t->in_host;
-        load_scratch_gprs(t, set);
+        load_memory_gprs(t, set);
         emit_with_operand(t, i, b, x, at.disp);
-        store_scratch_gprs(t, i);
+        store_memory_gprs(t, i);
     }
     if (i->fl_write) {
         t->in_host = true;
@@ -411,7 +407,7 @@ static void emit_lea(struct trans *t, u32 k)
 {
     const struct insn *i = &t->i[k];
     u8 r = i->op[0].reg;
-    bool mem = r >= S1 && r <= S3;
+    bool mem = in_memory(t, r);
 
     emit_address(t, i, t->off[k]);
     if (i->opsize == 2) {
@@ -428,32 +424,55 @@ static void emit_lea(struct trans *t, u32 k)
     }
 }
 
+void trans_emit_trade(struct trans *t)
+{
+    for (u8 r = 0; r < 16; r++)
+        if (t->spill >> r & 1)
+            e_store(&t->e, OFF_GPR(r), r);
+    for (u8 r = C1; r <= C3; r++)
+        if (t->fetch >> r & 1)
+            e_load(&t->e, r, OFF_GPR(r));
+}
+
+void trans_emit_trade_back(struct trans *t, u8 target)
+{
+    for (u8 r = C1; r <= C3; r++)
+        if (t->fetch >> r & 1)
+            e_store(&t->e, OFF_GPR(r), r);
+    if (target != 0xff && target != C1)
+        e_mov(&t->e, C1, target);
+    for (u8 r = 0; r < 16; r++)
+        if (t->spill >> r & 1)
+            e_load(&t->e, r, OFF_GPR(r));
+}
+
 /* Leaves for the target at S1, a VA; flags are in v->cc or dead. */
 static void emit_indirect(struct trans *t)
 {
     struct emit *e = &t->e;
     const u8 *miss = t->cc->rx + t->cc->miss;
 
+    trans_emit_trade_back(t, S1);
     if (!t->is64)
-        e_rr(e, 0x89, S1, S1, false); /* EIP is 32 bits */
+        e_rr(e, 0x89, C1, C1, false); /* EIP is 32 bits */
     /* jump_cache_at() */
-    e_mov(e, S2, S1);
-    e_shift(e, 5, S2, 1, false);
-    e_rr(e, 0x89, S3, S1, false);
-    e_shift(e, 4, S3, 27, false);
-    e_shift(e, 5, S3, 21, false);
-    e_rr(e, 0x31, S2, S3, false);
-    e_alu_imm(e, 4, S2, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
-    e_gs(e, 0x03, S2, OFF(jump_cache), true);
-    e_op_mem(e, 0x3b, S1, S2, 0xff, 1, 0, true);
+    e_mov(e, C2, C1);
+    e_shift(e, 5, C2, 1, false);
+    e_rr(e, 0x89, C3, C1, false);
+    e_shift(e, 4, C3, 27, false);
+    e_shift(e, 5, C3, 21, false);
+    e_rr(e, 0x31, C2, C3, false);
+    e_alu_imm(e, 4, C2, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
+    e_gs(e, 0x03, C2, OFF(jump_cache), true);
+    e_op_mem(e, 0x3b, C1, C2, 0xff, 1, 0, true);
     e_jcc(e, 5, miss);
-    e_op_mem(e, 0x8b, S3, S2, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
-    e_gs(e, 0x3b, S3, OFF(jump_gen), false);
+    e_op_mem(e, 0x8b, C3, C2, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
+    e_gs(e, 0x3b, C3, OFF(jump_gen), false);
     e_jcc(e, 5, miss);
-    e_op_mem(e, 0x8b, S3, S2, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
-    e_gs(e, 0x03, S3, OFF(code_base), true);
-    e_alu_imm(e, 4, S1, (u32)-4096, true);
-    e_store(e, OFF(page_va), S1);
+    e_op_mem(e, 0x8b, C3, C2, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
+    e_gs(e, 0x03, C3, OFF(code_base), true);
+    e_alu_imm(e, 4, C1, (u32)-4096, true);
+    e_store(e, OFF(page_va), C1);
     e_bytes(e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
 }
 
@@ -461,30 +480,39 @@ void trans_emit_direct(struct trans *t, s32 target)
 {
     struct emit *e = &t->e;
 
-    if (target >= 0 && target < 4096) {
-        u8 *at = e_jmp(e, e->p + e->delta);
-        e_here(e, at);
-        if (t->n_links < ARRAY_LEN(t->links)) {
-            t->links[t->n_links].at = (u32)(at - t->cc->rw);
-            t->links[t->n_links].stub = (u32)(e->p - t->cc->rw);
-            t->links[t->n_links].target = target;
-        } else {
-            e->full = true;
-        }
-        e_mov_imm32(e, S3, t->cc->n_links + t->n_links);
-        e_mov_imm32(e, S2, (u32)target);
-        e_jmp(e, t->cc->rx + t->cc->exit_link);
-        t->n_links++;
-    } else {
+    if (target < 0 || target >= 4096) {
         e_load(e, S1, OFF(page_va));
         e_lea(e, S1, S1, target, true);
         emit_indirect(t);
+        return;
     }
+    if (target == t->off[0] &&
+        t->in_mem != CODE_IN_MEMORY) { /* round again, registers as they are */
+        e_bytes(e, (const u8[]){ 0x65, 0x80, 0x3c, 0x25 }, 4); /* cmp byte gs:[poll], 0 */
+        e32(e, OFF(poll));
+        e8(e, 0);
+        e_jcc(e, 4, t->body + e->delta);
+        t->loops = true;
+    }
+    trans_emit_trade_back(t, 0xff);
+    u8 *at = e_jmp(e, e->p + e->delta);
+    e_here(e, at);
+    if (t->n_links < ARRAY_LEN(t->links)) {
+        t->links[t->n_links].at = (u32)(at - t->cc->rw);
+        t->links[t->n_links].stub = (u32)(e->p - t->cc->rw);
+        t->links[t->n_links].target = target;
+    } else {
+        e->full = true;
+    }
+    e_mov_imm32(e, C3, t->cc->n_links + t->n_links);
+    e_mov_imm32(e, C2, (u32)target);
+    e_jmp(e, t->cc->rx + t->cc->exit_link);
+    t->n_links++;
 }
 
 void trans_emit_exit(struct trans *t, u32 code, s32 off)
 {
-    e_mov_imm32(&t->e, S3, code);
+    e_mov_imm32(&t->e, C3, code);
     e8(&t->e, 0x49), e8(&t->e, 0xc7), e8(&t->e, 0xc2),
         e32(&t->e, (u32)off); /* mov r10, simm32 */
     e_jmp(&t->e, t->cc->rx + t->cc->exit_off);
@@ -499,7 +527,7 @@ static void emit_jcc(struct trans *t, u32 k)
     flags_need(t);
     t->sites[k].flags = true;
     u8 *jcc = e_jcc(&t->e, i->opcode & 15, t->e.p + t->e.delta);
-    t->exits[t->n_exits++] = (struct exit_stub){ jcc, target, !t->in_cc };
+    t->exits[t->n_exits++] = (struct exit_stub){ jcc, target, !t->in_cc && t->want[k] };
 }
 
 static void emit_push(struct trans *t, u32 k)
@@ -524,7 +552,7 @@ static void emit_push(struct trans *t, u32 k)
     } else {
         if (i->has_mem)
             e_load(e, r = S3, OFF(scratch[0]));
-        else if (r >= S1 && r <= S3)
+        else if (in_memory(t, r))
             e_load(e, S3, OFF_GPR(r)), r = S3;
         emit_at(t, 0x89, r, at);
     }
@@ -543,7 +571,7 @@ static void emit_pop(struct trans *t, u32 k)
         emit_at(t, 0x8b, RSP, at);
         return;
     }
-    if (r >= S1 && r <= S3) {
+    if (in_memory(t, r)) {
         emit_at(t, 0x8b, S3, at);
         e_store(e, OFF_GPR(r), S3);
     } else {
@@ -576,7 +604,7 @@ static void emit_target(struct trans *t, u32 k)
         emit_address(t, i, t->off[k]);
         emit_check(t, t->is64 ? 8 : 4, false);
         e_op_mem(e, 0x8b, S1, S1, S2, 1, 0, t->is64);
-    } else if (i->op[0].reg >= S1 && i->op[0].reg <= S3) {
+    } else if (in_memory(t, i->op[0].reg)) {
         e_load(e, S1, OFF_GPR(i->op[0].reg));
     } else {
         e_mov(e, S1, i->op[0].reg);
@@ -606,15 +634,15 @@ static void emit_from_seg(struct trans *t, u32 k)
     u8 r = i->op[0].reg;
     u32 from =
         OFF(s.seg) + i->op[1].reg * sizeof(struct x86_seg) + offsetof(struct x86_seg, sel);
-    bool mem = r >= S1 && r <= S3;
+    bool mem = in_memory(t, r);
 
     if (i->opsize == 2) {
         e8(e, 0x65), e8(e, 0x66);
-        e8(e, 0x40 | (mem || r >= 8 ? 4 : 0));
+        e8(e, 0x40 | ((mem ? S1 : r) >= 8 ? 4 : 0));
         e8(e, 0x8b);
     } else {
         e8(e, 0x65);
-        e8(e, 0x40 | (mem || r >= 8 ? 4 : 0));
+        e8(e, 0x40 | ((mem ? S1 : r) >= 8 ? 4 : 0));
         e8(e, 0x0f), e8(e, 0xb7); /* movzx */
     }
     e8(e, 0x04 | ((mem ? S1 : r) & 7) << 3), e8(e, 0x25), e32(e, from);
@@ -653,8 +681,8 @@ static void emit_pushf(struct trans *t, u32 k)
         trans_emit_flags_save(t);
     t->in_cc = true;
     t->in_host = false;
-    e8(e, 0x65), e8(e, 0x44), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x0c),
-        e8(e, 0x25); /* movzx r9d */
+    e8(e, 0x65), e8(e, S1 >= 8 ? 0x44 : 0x40), e8(e, 0x0f), e8(e, 0xb7); /* movzx */
+    e8(e, 0x04 | (S1 & 7) << 3), e8(e, 0x25);
     e32(e, OFF(cc));
     e_rr(e, 0x89, S2, S1, false);
     e_alu_imm(e, 4, S2, 1, false);
@@ -718,7 +746,7 @@ static void emit_bit_string(struct trans *t, u32 k)
 
     flags_clobber(t, t->live[k]);
     emit_address(t, i, t->off[k]);
-    if (r >= S1 && r <= S3)
+    if (in_memory(t, r))
         e_load(e, S3, OFF_GPR(r)), r = S3;
     e_rr(e, 0x89, S2, r, true);
     e_alu_imm(e, 4, S2, w ? 63 : 31, false);
@@ -726,8 +754,8 @@ static void emit_bit_string(struct trans *t, u32 k)
     if (w)
         e_mov(e, S2, r);
     else
-        e_bytes(e, (const u8[]){ (u8)(0x4c | (r >= 8)), 0x63, (u8)(0xd0 | (r & 7)) },
-                3); /* movsxd */
+        e8(e, 0x48 | (S2 >= 8 ? 4 : 0) | (r >= 8)), e8(e, 0x63),
+            e8(e, 0xc0 | (S2 & 7) << 3 | (r & 7)); /* movsxd */
     e_shift(e, 7, S2, w ? 6 : 5, true);
     e_shift(e, 4, S2, w ? 3 : 2, true);
     e_rr(e, 0x01, S1, S2, i->adsize == 8);
@@ -738,7 +766,7 @@ static void emit_bit_string(struct trans *t, u32 k)
     t->sites[k].flags = t->in_host;
     if (i->prefixes & PFX_LOCK)
         e8(e, 0xf0);
-    e8(e, 0x47 | (w ? 8 : 0));
+    e8(e, e_rex(w, S3, S1, S2));
     e8(e, 0x0f);
     e8(e, i->opcode);
     e_mem_tail(e, S3, S1, S2, 1, 0);

@@ -2,8 +2,6 @@
 /* trans_plan.c - what is known of a block before it is written (trans.h). */
 #include "vmm/cpu/soft/trans.h"
 
-#define MN(x) ZYDIS_MNEMONIC_##x
-
 void trans_mark_bytes(struct code_page *cp, u32 from, u32 n)
 {
     for (u32 b = from; b < from + n && b < 4096; b++)
@@ -143,7 +141,98 @@ void trans_plan_flags(struct trans *t, bool ends, bool interp)
         if (t->kinds[k] == K_PUSHF)
             live = FL_STATUS;
         if (t->kinds[k] == K_JCC || t->kinds[k] == K_LOOP)
-            live |= trans_flags_wanted(t, branch_target(t, k));
+            live |= t->want[k] = trans_flags_wanted(t, branch_target(t, k));
         t->live[k] = live;
     }
+}
+
+static void set_registers(struct trans *t, u16 in_mem)
+{
+    u8 s[3], n = 0;
+
+    for (u8 r = 0; r < 16; r++)
+        if (in_mem >> r & 1)
+            s[n++] = r;
+    t->in_mem = in_mem;
+    t->s1 = s[0];
+    t->s2 = s[1];
+    t->s3 = s[2];
+    t->spill = in_mem & ~CODE_IN_MEMORY;
+    t->fetch = CODE_IN_MEMORY & ~in_mem;
+}
+
+void trans_plan_default_registers(struct trans *t)
+{
+    set_registers(t, CODE_IN_MEMORY);
+}
+
+/* How often each register is named; those that an instruction takes without naming them, or as
+ * a high byte, have to be where they are. */
+static void count_uses(const struct trans *t, u32 k, u32 *uses)
+{
+    enum { PINNED = 1 << 16 };
+    const struct insn *i = &t->i[k];
+    u16 named = 0;
+
+    for (unsigned n = 0; n < i->nops; n++) {
+        if (i->op[n].kind == OP_GPR && i->op[n].reg < 16) {
+            named |= 1 << i->op[n].reg;
+            uses[i->op[n].reg] += i->op[n].access & OP_WRITE ? 2 : 1;
+        } else if (i->op[n].kind == OP_HIGH8) {
+            uses[i->op[n].reg & 3] += PINNED;
+        }
+    }
+    if (i->has_mem && i->base < 16)
+        uses[i->base]++;
+    if (i->has_mem && i->index < 16 && !i->mem_vsib)
+        uses[i->index]++;
+    for (u8 r = 0; r < 16; r++)
+        if (i->gpr_written & ~named & 1 << r)
+            uses[r] += PINNED;
+    switch (t->kinds[k]) {
+    case K_STRING:
+    case K_REP:
+        uses[RSI] += PINNED;
+        uses[RDI] += PINNED;
+        break;
+    case K_LEAVE:
+        uses[RBP] += PINNED;
+        break;
+    default:
+        if (i->mnem == MN(CMPXCHG8B) || i->mnem == MN(CMPXCHG16B))
+            uses[RBX] += PINNED;
+        break;
+    }
+}
+
+/*
+ * The three registers that are named least stay in memory, if that is worth the trade at entry
+ * and exits.  RAX, RCX, RDX and RSP have to do with too many instructions by themselves.
+ */
+void trans_plan_registers(struct trans *t)
+{
+    static const u8 by_choice[] = { 11, 10, 9, R8, R12, R13, R14, R15, RBX, RDI, RSI, RBP };
+    u32 uses[16] = { 0 }, before, after = 0, traded = 0;
+    u16 in_mem = 0;
+
+    trans_plan_default_registers(t);
+    if (!t->is64)
+        return;
+    for (u32 k = 0; k < t->n; k++)
+        count_uses(t, k, uses);
+    before = uses[9] + uses[10] + uses[11];
+    for (unsigned n = 0; n < 3; n++) {
+        u8 best = 0xff;
+
+        for (unsigned c = 0; c < ARRAY_LEN(by_choice); c++)
+            if (!(in_mem >> by_choice[c] & 1) &&
+                (best == 0xff || uses[by_choice[c]] < uses[best]))
+                best = by_choice[c];
+        in_mem |= 1 << best;
+        after += uses[best];
+        traded += best < 9 || best > 11;
+    }
+    /* The trade: a load and a store for each of the pair, at the entry and at an exit. */
+    if (before >= after + 4 * traded)
+        set_registers(t, in_mem);
 }
