@@ -113,10 +113,21 @@ static void pae(void)
     check_exc("PAE: and back", NONE, 0, 0);
     pdpt[2] = was | 6; /* reserved bits */
     TRY("mov %0, %%cr3", ::"r"(pdpt) : "memory");
-    /* Intel checks them when it loads them, others when they are used */
-    check("PAE: reserved bits in a pointer", exc_count == 0 || exc.vector == 13);
+    check_exc("PAE: reserved bits in a pointer", 13, 0, 0);
+    TRY("mov %0, %%cr4", ::"r"(cr4() ^ 0x80) : "memory");
+    check_exc("PAE: reserved bits, pointers loaded by CR4", 13, 0, 0);
+    pdpt[2] = was ^ P ^ 6;
+    TRY("mov %0, %%cr3", ::"r"(pdpt) : "memory");
+    check_exc("PAE: reserved bits in an absent pointer", NONE, 0, 0);
+    pdpt[2] = was | BIT(63);
+    TRY("mov %0, %%cr3", ::"r"(pdpt) : "memory");
+    check_exc("PAE: NX in a pointer", 13, 0, 0);
+    TRY("mov %0, %%cr0; mov %1, %%cr0", ::"r"(cr0() & ~0x80000000ul), "r"(cr0()) : "memory");
+    check_eq("PAE: pointers loaded by CR0", exc.vector, 13);
+    check_eq("PAE: paging is still off then", cr0() >> 31, 0);
     pdpt[2] = was;
     set_cr3((ul)pdpt);
+    set_cr0(cr0() | 0x80000000ul);
     ptab[0] |= BIT(45);
     u32 r[4];
     cpuid(0x80000008, 0, r);

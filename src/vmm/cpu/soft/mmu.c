@@ -11,8 +11,8 @@
  * general registers only and looks RAM up by itself.
  *
  * Accessed and dirty bits are set by compare-exchange once the whole access is allowed.  PDPTEs
- * of PAE paging are read at the walk, not at the load of CR3.  Memory types (PWT, PCD, PAT)
- * have no effect.  Not modelled: LA57, protection keys, shadow stacks.
+ * of PAE paging are checked at the load of CR3, but read at the walk.  Memory types (PWT, PCD,
+ * PAT) have no effect.  Not modelled: LA57, protection keys, shadow stacks.
  */
 #include "vmm/cpu/soft/interp.h"
 
@@ -29,6 +29,8 @@ enum pte_bits {
 };
 #define PTE_NX   BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
+/* Of a pointer of PAE paging, beside address bits that the processor does not have. */
+#define PDPTE_RSVD (PTE_NX | 0x7ff00000000001e6ull)
 
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 
@@ -194,7 +196,7 @@ static int walk_once(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_
         if (!(e & PTE_P))
             return fault_page(v, va, acc, cls, 0);
         if (pae && !lma && level == 3) { /* PDPTE: no rights in it */
-            if (e & (rsvd | PTE_NX | 0x1e6))
+            if (e & (rsvd | PDPTE_RSVD))
                 return fault_page(v, va, acc, cls, PF_P | PF_RSVD);
             table = e & PTE_ADDR;
             continue;
@@ -259,6 +261,20 @@ static int walk_once(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_
         }
     }
     return 1;
+}
+
+bool mmu_pdptes_ok(struct soft_vcpu *v, u64 cr3)
+{
+    u64 rsvd = PDPTE_RSVD | (PTE_ADDR & ~(BIT(v->cpuid->phys_bits) - 1));
+    struct pte_ref ref;
+
+    for (unsigned k = 0; k < 4; k++) {
+        u64 e = pte_load(v, (cr3 & 0xffffffe0) + 8 * k, 8, &ref);
+
+        if ((e & PTE_P) && (e & rsvd))
+            return false;
+    }
+    return true;
 }
 
 static bool walk(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_class cls,

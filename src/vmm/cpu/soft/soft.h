@@ -229,6 +229,8 @@ void mmu_flush_all(struct soft_vcpu *);          /* everything, all spaces, glob
 void mmu_flush_page(struct soft_vcpu *, u64 va); /* INVLPG */
 void mmu_invpcid(struct soft_vcpu *, u64 type, u16 pcid, u64 va);
 void mmu_set_cr3(struct soft_vcpu *, u64 val); /* MOV CR3 semantics, PCID no-flush bit 63 */
+/* PAE paging: have the four pointers that CR3 would load no reserved bits? */
+bool mmu_pdptes_ok(struct soft_vcpu *, u64 cr3) MUST_CHECK;
 /* After a change of CR0/CR4/EFER/CPL/AC/segments: recomputes cpl, mode, flat, tlb, then
  * code_context_changed(). */
 void soft_update(struct soft_vcpu *);

@@ -19,6 +19,13 @@ static void need_cpl0(struct soft_vcpu *v)
 /* ---- control registers
  * ------------------------------------------------------------------------
  */
+/* What loads the pointers of PAE paging checks their reserved bits (SDM 3, 4.4.1). */
+static void pdptes_check(struct soft_vcpu *v, u64 cr0, u64 cr4, u64 cr3, bool loaded)
+{
+    if (loaded && (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !is_long(v) && !mmu_pdptes_ok(v, cr3))
+        throw_gp(v);
+}
+
 static void cr0_write(struct soft_vcpu *v, u64 val)
 {
     u64 old = v->s.cr0, efer = v->s.msr.efer, diff;
@@ -41,6 +48,7 @@ static void cr0_write(struct soft_vcpu *v, u64 val)
             v->s.msr.efer &= ~(u64)EFER_LMA;
         }
     }
+    pdptes_check(v, val, v->s.cr4, v->s.cr3, diff & (CR0_PG | CR0_CD | CR0_NW));
     v->s.cr0 = val;
     soft_update(v);
     if (diff & (CR0_PG | CR0_WP | CR0_PE))
@@ -56,6 +64,7 @@ static void cr3_write(struct soft_vcpu *v, u64 val)
             throw_gp(v);
     } else {
         val = (u32)val;
+        pdptes_check(v, v->s.cr0, v->s.cr4, val, true);
     }
     mmu_set_cr3(v, val);
 }
@@ -90,6 +99,7 @@ static void cr4_write(struct soft_vcpu *v, u64 val)
         throw_gp(v);
     if ((diff & val & CR4_PCIDE) && (!is_long(v) || (v->s.cr3 & 0xfff)))
         throw_gp(v);
+    pdptes_check(v, v->s.cr0, val, v->s.cr3, diff & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP));
     if (diff & (CR4_OSFXSR | CR4_OSXSAVE))
         soft_fp_save(v);
     v->s.cr4 = val;
@@ -480,7 +490,7 @@ static void flat_seg(struct x86_seg *s, u16 sel, u32 attr, unsigned dpl)
 
 static bool is_amd(const struct soft_vcpu *v)
 {
-    return v->cpuid->vendor[0] == 'A';
+    return v->cpuid->vendor[0] == 'A' || v->cpuid->vendor[0] == 'H'; /* Hygon is alike */
 }
 
 void op_syscall(struct soft_vcpu *v, const struct insn *i UNUSED)
@@ -540,6 +550,8 @@ void op_sysenter(struct soft_vcpu *v, const struct insn *i UNUSED)
     u16 cs = (u16)v->s.msr.sysenter_cs & 0xfffc;
     bool lm = is_long(v);
 
+    if (lm && is_amd(v)) /* AMD64 manual 3: not in long mode */
+        throw_ud(v);
     if (is_real(v) || !cs)
         throw_gp(v);
     v->s.rflags &= ~(u64)(FL_VM | FL_IF | FL_RF);
@@ -555,6 +567,8 @@ void op_sysexit(struct soft_vcpu *v, const struct insn *i)
     u16 cs = (u16)v->s.msr.sysenter_cs & 0xfffc;
     bool wide = i->prefixes & PFX_REXW;
 
+    if (is_long(v) && is_amd(v))
+        throw_ud(v);
     if (is_real(v) || v->cpl || !cs)
         throw_gp(v);
     if (wide && (!canonical(v->s.gpr[RCX]) || !canonical(v->s.gpr[RDX])))
