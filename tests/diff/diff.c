@@ -372,6 +372,7 @@ static void engine_run(void)
 
 static u32 pos;
 static u32 starts[256], n_starts;
+static bool af_undefined; /* some instruction leaves AF undefined: see settle_flags() */
 
 static void c8(u8 b)
 {
@@ -464,7 +465,8 @@ static bool wanted(const ZydisDecodedInstruction *z, const struct insn *i)
 /*
  * Bit scans and bit tests leave some flags undefined, and processors make something of the address
  * or of the offset there that no other way of doing it gives.  So the one that is defined goes to
- * AL, and a CMP defines them all.
+ * AL, and a CMP defines them all.  AF, which logic and shifts leave undefined, the translator does
+ * not keep: it is not compared after these, and defined before LAHF.
  */
 static void settle_flags(u16 mnem)
 {
@@ -487,6 +489,10 @@ static void settle_flags(u16 mnem)
     c8(0x3c), c8(1); /* cmp al, 1 */
 }
 
+/* A base register that still has an address in the data: the translator shares checks by it. */
+static int kept = -1;
+static u64 kept_at;
+
 /* One random instruction at `pos`, with its address registers loaded before it. */
 static bool random_insn(void)
 {
@@ -495,7 +501,7 @@ static bool random_insn(void)
     struct insn i;
     ZydisDecoder d;
     ZydisDecodedInstruction z;
-    u32 shape = below(20);
+    u32 shape = below(20), rex = 0;
 
     for (u32 k = 0; k < sizeof b; k++)
         b[k] = (u8)rnd();
@@ -505,7 +511,7 @@ static bool random_insn(void)
         if (below(40) == 0)
             b[n++] = 0x67;
         if (below(3))
-            b[n++] = 0x40 | below(16);
+            b[rex = n++] = 0x40 | below(16);
         if (shape >= 6) {
             b[n++] = 0x0f;
             if (shape >= 13)
@@ -520,6 +526,11 @@ static bool random_insn(void)
     }
     if (below(4)) /* memory operands of moderate displacement are likelier */
         b[n] = (u8)((b[n] & 0x3f) | (below(3) << 6));
+    if (kept >= 0 && shape < 16 && below(3) && (kept < 8 || rex)) {
+        b[n] = (u8)(0x40 | (b[n] & 0x38) | (kept & 7)); /* [kept + disp8] */
+        if (rex)
+            b[rex] = (u8)((b[rex] & ~1) | (kept >= 8));
+    }
     if (insn_decode(b, 15, MODE_64, &i) != 0)
         return false;
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
@@ -557,6 +568,9 @@ static bool random_insn(void)
                 return false;
             at = DATA_VA + 0x1800;
         }
+        if ((int)i.base == kept && i.index == GPR_NONE && !bt && i.adsize == 8 &&
+            kept_at + (u64)i.disp - DATA_VA < DATA_LEN - 0x1100)
+            goto loaded;
         if (i.base == i.index)
             at = (at - (u64)i.disp) / (1 + i.scale), idx = at;
         else
@@ -572,14 +586,24 @@ static bool random_insn(void)
             mov_imm(i.index, idx);
         if (bt)
             mov_imm(i.op[1].reg, (u64)((s64)below(0x8000) - 0x4000));
+        kept = i.base != GPR_NONE && i.base != i.index ? i.base : -1;
+        kept_at = at;
     }
+loaded:
     for (u32 k = 0; k < i.nops; k++) /* keep the stack pointer sane */
         if (i.op[k].kind == OP_GPR && i.op[k].reg == RSP && i.op[k].access & OP_WRITE)
             return false;
+    if (i.mnem == ZYDIS_MNEMONIC_LAHF) {
+        starts[n_starts++] = pos;
+        c8(0x3c), c8(1); /* cmp al, 1 */
+    }
     starts[n_starts++] = pos;
     for (u32 k = 0; k < i.len; k++)
         c8(i.bytes[k]);
     settle_flags(i.mnem);
+    if (kept >= 0 && (i.gpr_written >> kept & 1 || string || kept == RAX || kept == RCX))
+        kept = -1;
+    af_undefined |= i.fl_undefined & FL_AF;
     return true;
 }
 
@@ -590,9 +614,12 @@ static u32 make_sequence(u32 len)
     memset(code, 0xcc, sizeof code);
     pos = 0;
     n_starts = 0;
+    af_undefined = false;
+    kept = -1;
     while (made < len && n_starts < ARRAY_LEN(starts) - 16 && pos < 1500) {
         u32 kind = below(24);
 
+        kept = kind <= 2 ? -1 : kept;
         if (kind == 0) { /* jcc over the next instruction or two */
             starts[n_starts++] = pos;
             c8(0x70 | below(16));
@@ -607,6 +634,7 @@ static u32 make_sequence(u32 len)
             else
                 code[at] = (u8)(pos - at - 1);
             made += 1 + more;
+            kept = -1;
         } else if (kind == 1 && below(2)) { /* call over nothing, and drop the address */
             starts[n_starts++] = pos;
             c8(0xe8), c32(0);
@@ -681,6 +709,8 @@ static int differ(void)
         if (native.gpr[k] != engine.gpr[k])
             DIFF("r%d: native %#" G_GINT64_MODIFIER "x, engine %#" G_GINT64_MODIFIER "x\n", k, native.gpr[k], engine.gpr[k]);
     u64 mask = FL_STATUS | FL_DF;
+    if (af_undefined)
+        mask &= ~(u64)FL_AF;
     if (native.vector != EXC_BP) /* dead flags at a fault are not kept, see trans.c */
         mask = FL_DF;
     if ((native.flags ^ engine.flags) & mask)

@@ -136,6 +136,7 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     u8 *poll = e_jcc(&t->e, 5, t->e.p + t->e.delta);
     trans_emit_trade(t);
     t->body = t->e.p;
+    t->held = -1;
     t->in_cc = true;
     for (u32 k = 0; k < t->n; k++)
         trans_emit_insn(t, k);
@@ -206,6 +207,7 @@ u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, cons
     t->live[0] = t->live[1] = FL_STATUS;
     t->in_cc = true;
     t->group_of[0] = -1;
+    t->held = -1;
     trans_emit_flags_restore(t);
     t->in_host = true;
     trans_emit_simple(t, 0);

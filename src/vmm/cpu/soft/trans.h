@@ -132,6 +132,7 @@ struct trans {
     struct interp_stub interps[CODE_BLOCK_MAX_INSNS * 4];
     u32 n_interps;
     bool in_host, in_cc; /* where the flags are */
+    s8 held;             /* the group whose addend S2 has, -1: none */
     struct {
         u32 at, stub;
         s32 target;

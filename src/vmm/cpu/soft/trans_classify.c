@@ -340,7 +340,9 @@ u16 trans_flags_killed(const struct insn *i)
     default:
         break;
     }
-    return i->fl_write & ~i->fl_undefined;
+    /* Nobody reads AF where it is undefined (logic, shifts); other undefined flags are kept as
+     * they were, since processors differ in what they leave there. */
+    return i->fl_write & ~(i->fl_undefined & ~FL_AF);
 }
 
 static bool is_string(const struct insn *i)

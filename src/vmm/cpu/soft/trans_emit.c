@@ -83,6 +83,7 @@ static void emit_address(struct trans *t, const struct insn *i, u16 off)
         }
         if (in_memory(t, index)) {
             e_load(e, S2, OFF_GPR(index));
+            t->held = -1;
             index = S2;
         }
         e_op_mem(e, 0x8d, S1, base, index, i->scale, (s32)i->disp, w);
@@ -99,6 +100,7 @@ static void emit_check(struct trans *t, u32 size, bool write)
 {
     struct emit *e = &t->e;
 
+    t->held = -1;
     if (t->single) {
         e_load(e, S1, OFF(exit_arg));
         e_rr(e, 0x31, S2, S2, false);
@@ -303,9 +305,10 @@ static struct place emit_grouped(struct trans *t, u32 k, u8 base, s32 disp)
         t->sites[k].shared = true;
         emit_check(t, (u32)(g->hi - g->lo), g->write);
         e_store(e, slot, S2);
-    } else {
+    } else if (t->held != g->slot) {
         e_load(e, S2, slot);
     }
+    t->held = g->slot;
     if (mem) {
         e_load(e, S1, OFF_GPR(base));
         base = S1;
@@ -379,6 +382,8 @@ void trans_emit_simple(struct trans *t, u32 k)
         u8 b = at.base, x = at.index;
         if (set) {
             b = !(set >> S1 & 1) ? S1 : !(set >> S2 & 1) ? S2 : S3;
+            if (b == S2)
+                t->held = -1;
             e_op_mem(&t->e, 0x8d, b, at.base, at.index, 1, at.disp, true);
             x = 0xff;
             at.disp = 0;
@@ -397,6 +402,8 @@ void trans_emit_simple(struct trans *t, u32 k)
         emit_with_operand(t, i, b, x, at.disp);
         store_memory_gprs(t, i);
     }
+    if (set >> S2 & 1)
+        t->held = -1;
     if (i->fl_write) {
         t->in_host = true;
         t->in_cc = false;
@@ -895,6 +902,8 @@ void trans_emit_insn(struct trans *t, u32 k)
     t->sites[k] = (struct site){ .host = (u32)(e->p - t->entry),
                                  .guest = t->off[k],
                                  .flags = t->in_host };
+    if (kind != K_SIMPLE && kind != K_NOP && kind != K_PUSH && kind != K_POP && kind != K_JCC)
+        t->held = -1; /* they use S2 as they like */
     switch (kind) {
     case K_SIMPLE:
         trans_emit_simple(t, k);
@@ -990,10 +999,15 @@ void trans_emit_insn(struct trans *t, u32 k)
     case K_CALL_IND:
         trans_flags_leave(t, t->live[k]);
         t->in_host = false;
-        emit_target(t, k);
-        e_store(e, OFF(scratch[1]), S1);
-        emit_push_return(t, k);
-        e_load(e, S1, OFF(scratch[1]));
+        if (i->has_mem || i->op[0].reg == RSP) {
+            emit_target(t, k);
+            e_store(e, OFF(scratch[1]), S1);
+            emit_push_return(t, k);
+            e_load(e, S1, OFF(scratch[1]));
+        } else {
+            emit_push_return(t, k);
+            emit_target(t, k);
+        }
         emit_indirect(t);
         break;
     case K_RET:
