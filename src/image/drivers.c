@@ -5,6 +5,7 @@
 const struct driver *const drivers[] = {
     /* formats, probed in this order */
     &format_raw,
+    &format_qcow2,
     /* protocols */
     &proto_file,
     &proto_host_device,

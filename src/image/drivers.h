@@ -4,6 +4,6 @@
 
 #include "image/node.h"
 
-extern const struct driver format_raw;
+extern const struct driver format_raw, format_qcow2;
 extern const struct driver proto_file, proto_host_device;
 extern const struct driver filter_overlay;

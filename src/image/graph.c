@@ -176,6 +176,7 @@ static struct node *open_as(const struct driver *drv, struct dict *d, struct nod
     n->file = file;
     n->name = g_strdup(name);
     n->read_only = !how->write || !drv->write;
+    n->discard = how->discard;
     n->filename = g_strdup(file ? file->filename : dict_peek(d, "filename"));
     if (!n->filename)
         n->filename = g_strdup(drv->name);

@@ -86,7 +86,7 @@ int node_discard(struct node *n, u64 at, u64 len)
         return -EROFS;
     if (!fits(n, at, len))
         return -EINVAL;
-    return len && n->drv->discard ? n->drv->discard(n, at, len) : 0;
+    return len && n->discard && n->drv->discard ? n->drv->discard(n, at, len) : 0;
 }
 
 int node_flush(struct node *n)

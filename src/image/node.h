@@ -159,7 +159,8 @@ struct node {
     char *filename;   /* what to call it in messages; relative names start from its folder */
     _Atomic u64 size; /* bytes; formats: a multiple of 512 */
     bool read_only;
-    u32 cluster;                             /* bytes of a cluster, 0: the format has none */
+    bool discard; /* discards are wanted; else node_discard() does nothing */
+    u32 cluster;  /* bytes of a cluster, 0: the format has none */
     struct node *file, *backing, *data_file; /* references of ours */
     char *backing_name, *backing_format;     /* from the header */
 };

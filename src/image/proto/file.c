@@ -27,7 +27,7 @@ struct file {
     struct node node;
     int fd, direct_fd; /* direct_fd: -1 without O_DIRECT */
     bool block_dev;
-    bool sync_writes, no_flush, discard;
+    bool sync_writes, no_flush;
     bool no_holes; /* the file system cannot say where holes are */
 };
 
@@ -149,7 +149,7 @@ static int file_discard(struct node *n, u64 at, u64 len)
 {
     struct file *f = container_of(n, struct file, node);
 
-    if (f->discard && at < n->size)
+    if (at < n->size)
         try_fallocate(f, FALLOC_FL_PUNCH_HOLE, at, len); /* a hint: it may fail */
     return 0;
 }
@@ -236,7 +236,6 @@ static bool file_open(struct node *n, struct dict *o, const struct open_how *how
         o, "aio"); /* threads carry all requests; io_uring and native mean the same to users */
     f->sync_writes = how->cache == IMAGE_WRITETHROUGH || how->cache == IMAGE_DIRECTSYNC;
     f->no_flush = how->cache == IMAGE_UNSAFE;
-    f->discard = how->discard;
     u32 does = PERM_READ | (how->write ? PERM_WRITE | PERM_RESIZE : 0);
     u32 denies = how->force_share || how->share_rw ? 0 : PERM_WRITE | PERM_RESIZE;
     if (!path)

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* common.c - see img.h. */
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "img/img.h"
+
+bool img_is_help(const char *text)
+{
+    return !strcmp(text, "help") || !strcmp(text, "?") || g_str_has_suffix(text, ",help") ||
+           g_str_has_suffix(text, ",?");
+}
+
+bool img_add_options(struct dict **to, const char *text)
+{
+    GError *error = NULL;
+    g_autodict d = dict_from_text(text, NULL, &error);
+
+    if (!d) {
+        img_fail_error(error);
+        return false;
+    }
+    if (!*to)
+        *to = dict_new();
+    dict_merge(*to, d);
+    return true;
+}
+
+bool img_size(const char *what, const char *text, u64 *ret)
+{
+    if (parse_size(text, INT64_MAX, ret))
+        return true;
+    img_fail("Invalid %s specified. You may use k, M, G, T, P or E suffixes for kilobytes, "
+             "megabytes, gigabytes, terabytes, petabytes and exabytes.",
+             what);
+    return false;
+}
+
+bool img_json(const char *output, bool *ret)
+{
+    *ret = !strcmp(output, "json");
+    if (*ret || !strcmp(output, "human"))
+        return true;
+    img_fail("--output must be used with human or json as argument.");
+    return false;
+}
+
+void img_size_text(u64 n, char *to, size_t room)
+{
+    static const char *const units[] = { "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei" };
+    int e, i;
+
+    /* Three digits: 1000 KiB is 0.977 MiB. */
+    frexp((double)n / (1000.0 / 1024.0), &e);
+    i = n ? (e - 1) / 10 : 0;
+    g_snprintf(to, room, "%0.3g %sB", (double)n / (double)(1ull << (i * 10)), units[i]);
+}
+
+struct image *img_open(const char *name, const struct img_open *h)
+{
+    struct image_options o = { .format = h->format,
+                               .read_only = !h->write,
+                               .no_backing = h->no_backing,
+                               .check = h->check,
+                               .no_io = h->no_io,
+                               .force_share = h->force_share,
+                               .load_snapshot = h->snapshot,
+                               .discard = true };
+    GError *error = NULL;
+    struct image *img;
+
+    if (h->cache && !image_cache_from_text(h->cache, &o.cache)) {
+        img_fail("Invalid cache option: %s", h->cache);
+        return NULL;
+    }
+    if (h->image_opts) {
+        struct dict *d = dict_from_text(name, NULL, &error);
+
+        if (d && h->format) {
+            dict_free(d);
+            img_fail("--image-opts and --format are mutually exclusive");
+            return NULL;
+        }
+        img = d ? image_open_dict(d, &o, &error) : NULL;
+    } else {
+        img = image_open(name, &o, &error);
+    }
+    if (!img) {
+        img_fail("Could not open '%s': %s", name, error->message);
+        g_error_free(error);
+    }
+    return img;
+}
+
+/* --- progress --------------------------------------------------------------------------------
+ */
+
+static void show(struct img_progress *p)
+{
+    int now = p->total ? (int)((double)p->done * 10000.0 / (double)p->total) : 10000;
+
+    if (!p->on || (now == p->shown && now != 10000) || now < p->shown)
+        return;
+    p->shown = now;
+    printf("    (%.2f/100%%)\r", now / 100.0);
+    fflush(stdout);
+}
+
+void img_progress_start(struct img_progress *p, bool on, u64 total)
+{
+    p->on = on;
+    p->total = total;
+    p->done = 0;
+    p->shown = -1;
+    g_mutex_init(&p->lock);
+    show(p);
+}
+
+void img_progress_add(struct img_progress *p, u64 n)
+{
+    g_mutex_lock(&p->lock);
+    p->done += n;
+    if (p->total && (int)((double)p->done * 100.0 / (double)p->total) * 100 > p->shown)
+        show(p);
+    g_mutex_unlock(&p->lock);
+}
+
+void img_progress_end(struct img_progress *p)
+{
+    p->done = p->total;
+    show(p);
+    if (p->on)
+        printf("\n");
+    g_mutex_clear(&p->lock);
+}
+
+/* --- threads ---------------------------------------------------------------------------------
+ */
+
+u32 img_threads(void)
+{
+    return CLAMP(g_get_num_processors(), 2, 16);
+}
+
+struct job {
+    void (*work)(void *);
+    void *opaque;
+};
+
+static gpointer run_job(gpointer p)
+{
+    struct job *j = p;
+
+    j->work(j->opaque);
+    return NULL;
+}
+
+void img_run(u32 threads, void (*work)(void *), void *opaque)
+{
+    struct job j = { work, opaque };
+    GThread *t[64];
+    u32 n = MIN(threads, 64) - 1;
+
+    for (u32 i = 0; i < n; i++)
+        t[i] = g_thread_new("image I/O", run_job, &j);
+    work(opaque);
+    for (u32 i = 0; i < n; i++)
+        g_thread_join(t[i]);
+}
