@@ -59,6 +59,8 @@ struct outcome {
 
 static struct outcome start, native, engine;
 static u8 code[CODE_LEN];
+static u32 origin; /* where in it a sequence begins: anywhere before the end of the first page */
+enum { ENTRY = CODE_LEN - 16 }; /* a jump there, from the second page, which is thereby known */
 static bool interp_mode, verbose;
 static u64 seed;
 
@@ -119,7 +121,7 @@ static void on_native(int sig, siginfo_t *info, void *ctx)
         memcpy(home.uc_mcontext.gregs, r, sizeof home.uc_mcontext.gregs);
         for (int k = 0; k < 16; k++)
             r[order[k]] = (greg_t)start.gpr[k];
-        r[REG_RIP] = CODE_VA;
+        r[REG_RIP] = CODE_VA + ENTRY;
         r[REG_EFL] = (greg_t)start.flags;
         /* software-reserved bytes of the image stay as they are */
         memcpy(fp, start.fx, 464);
@@ -314,7 +316,7 @@ static void engine_run(void)
     put(P_STACK, start.stack, STACK_LEN);
     x86_reset(&s, true);
     memcpy(s.gpr, start.gpr, sizeof s.gpr);
-    s.rip = CODE_VA;
+    s.rip = CODE_VA + ENTRY;
     s.rflags = start.flags;
     s.cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_ET | CR0_MP;
     s.cr3 = P_PML4;
@@ -376,7 +378,7 @@ static bool af_undefined; /* some instruction leaves AF undefined: see settle_fl
 
 static void c8(u8 b)
 {
-    if (pos < CODE_LEN - 16)
+    if (pos < ENTRY)
         code[pos++] = b;
 }
 static void c32(u32 v)
@@ -612,11 +614,13 @@ static u32 make_sequence(u32 len)
     u32 made = 0;
 
     memset(code, 0xcc, sizeof code);
-    pos = 0;
+    pos = origin = below(2) ? 0 : 0x1000 - below(200);
+    code[ENTRY] = 0xe9;
+    memcpy(code + ENTRY + 1, &(s32){ (s32)origin - (ENTRY + 5) }, 4);
     n_starts = 0;
     af_undefined = false;
     kept = -1;
-    while (made < len && n_starts < ARRAY_LEN(starts) - 16 && pos < 1500) {
+    while (made < len && n_starts < ARRAY_LEN(starts) - 16 && pos - origin < 1500) {
         u32 kind = below(24);
 
         kept = kind <= 2 ? -1 : kept;
@@ -743,7 +747,7 @@ static int differ(void)
 
 static void print_sequence(void)
 {
-    for (u32 at = 0; at < pos;) {
+    for (u32 at = origin; at < pos;) {
         struct insn i;
         char text[128];
 

@@ -38,6 +38,7 @@ bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
                           "soft accelerator: executable memory (is it forbidden by a security "
                           "policy?)");
     cc->hash = g_new0(struct block *, CODE_HASH);
+    cc->trans = trans_new();
     cc->n_pages = sv->n_pages;
     cc->pages = mmap(NULL, MAX(cc->n_pages, 1) * sizeof *cc->pages, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -74,6 +75,7 @@ void code_free(struct soft_vm *sv)
     if (cc->fd >= 0)
         close(cc->fd);
     g_free(cc->hash);
+    g_free(cc->trans);
     g_free(cc->blocks);
     g_free(cc->links);
     g_free(cc);
@@ -198,6 +200,10 @@ static void block_drop(struct soft_vm *sv, struct block *b)
 {
     struct code_cache *cc = sv->code;
     struct vm *vm = sv->vm;
+
+    if (b->dead) /* through its other page */
+        return;
+
     struct block **p = &cc->hash[block_hash(b->page, b->off, b->mode)];
 
     while (*p && *p != b)
@@ -228,7 +234,11 @@ static void page_drop(struct soft_vm *sv, struct code_page *cp)
         next = b->page_next;
         block_drop(sv, b);
     }
-    cp->blocks = NULL;
+    for (struct block *b = cp->crossing, *next; b; b = next) {
+        next = b->crossing_next;
+        block_drop(sv, b);
+    }
+    cp->blocks = cp->crossing = NULL;
     for (unsigned k = 0; k < ARRAY_LEN(cp->bytes); k++)
         cp->bytes[k] = cp->no_share[k] = 0;
 }
@@ -243,7 +253,7 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
     pthread_mutex_lock(&cc->lock);
     struct code_page *cp = cc->pages[page_index];
 
-    if (cp && cp->blocks) {
+    if (cp && (cp->blocks || cp->crossing)) {
         bool hit = false;
         for (u32 b = off; b < off + len && b < 4096 && !hit; b++)
             hit = cp->bytes[b >> 6] >> (b & 63) & 1;
@@ -256,7 +266,8 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
      * before the count, so that who sees the flag after the count has seen a count that will
      * change.
      */
-    if ((!cp || !cp->blocks) && !((atomic_load(&sv->page_gen[page_index]) + 1) & 63)) {
+    if ((!cp || (!cp->blocks && !cp->crossing)) &&
+        !((atomic_load(&sv->page_gen[page_index]) + 1) & 63)) {
         for (u32 k = 0; k < ram_block_count(sv->vm->ram); k++) {
             struct ram_block *b = ram_block_at(sv->vm->ram, k);
             if (page_index - b->index_base < b->size >> RAM_PAGE_SHIFT)
@@ -335,35 +346,59 @@ static void block_add(struct code_cache *cc, struct block *b, struct code_page *
     cp->blocks = b;
 }
 
+/* REQUIRES(cc->lock) */
+static struct code_page *page_of(struct code_cache *cc, u64 index)
+{
+    if (!cc->pages[index]) {
+        struct code_page *fresh = g_new0(struct code_page, 1);
+        __atomic_store_n(&cc->pages[index], fresh, __ATOMIC_RELEASE);
+    }
+    return cc->pages[index];
+}
+
 /* Translates the block at va, if no other vCPU has done so meanwhile. */
 static struct block *block_make(struct soft_vcpu *v, u64 va, u16 mode)
 {
     struct code_cache *cc = v->sv->code;
+    struct code_source src = { 0 };
     u16 off = (u16)(va & 4095);
-    struct ram_page rp;
-    const u8 *page;
-    u64 index, began;
+    struct ram_page here, there;
+    u64 began, next_va = (va | 4095) + 1;
     struct block *b;
     bool full = false;
     gpa at;
 
-    if (!mmu_code(v, va, &page, &index, &at) || index >= cc->n_pages || /* ~0: not RAM */
-        !mmu_ram_page(v, at, &rp))
+    if (v->mode != MODE_64)
+        next_va = (u32)next_va;
+    if (!mmu_code(v, va, &src.page, &src.index, &at) || src.index >= cc->n_pages ||
+        !mmu_ram_page(v, at, &here)) /* index ~0: not RAM */
         return NULL;
     soft_fp_save(v);
-    mmu_protect_code(v, index, rp.flags);
+    mmu_protect_code(v, src.index, here.flags);
+    /* Only a page that code was fetched from already: else the look itself could be seen. */
+    if (off > 4096 - 15 && mmu_code_known(v, next_va) &&
+        mmu_code(v, next_va, &src.next, &src.next_index, &at) && src.next_index < cc->n_pages &&
+        src.next_index != src.index && mmu_ram_page(v, at, &there))
+        mmu_protect_code(v, src.next_index, there.flags);
+    else
+        src.next = NULL;
     pthread_mutex_lock(&cc->lock);
-    b = block_find(cc, page, off, mode);
-    /* Without the mark it was written meanwhile: next time. */
-    if (!b && atomic_load(rp.flags) & RAM_PAGE_CODE) {
+    b = block_find(cc, src.page, off, mode);
+    /* Without the marks it was written meanwhile: next time. */
+    if (!b && atomic_load(here.flags) & RAM_PAGE_CODE &&
+        (!src.next || atomic_load(there.flags) & RAM_PAGE_CODE)) {
+        struct code_page *cp = page_of(cc, src.index), *cp2 = NULL;
+
         began = __builtin_ia32_rdtsc();
-        if (!cc->pages[index]) {
-            struct code_page *fresh = g_new0(struct code_page, 1);
-            __atomic_store_n(&cc->pages[index], fresh, __ATOMIC_RELEASE);
-        }
-        b = trans_block(v, page, index, off, mode, &full);
+        if (src.next)
+            cp2 = page_of(cc, src.next_index);
+        b = trans_block(v, &src, off, mode, &full);
         if (b)
-            block_add(cc, b, cc->pages[index]);
+            block_add(cc, b, cp);
+        if (b && b->crosses) {
+            b->crossing_next = cp2->crossing;
+            cp2->crossing = b;
+        }
         cc->tsc_translating += __builtin_ia32_rdtsc() - began;
     }
     pthread_mutex_unlock(&cc->lock);

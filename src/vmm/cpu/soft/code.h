@@ -14,6 +14,9 @@
  * entry is overwritten with a jump to its exit, so nothing else has to be searched for stale
  * pointers.
  *
+ * An instruction that reaches into the next page is a block of its own, which looks whether
+ * that page is still the one; it is in the lists of both.
+ *
  * When the cache is full, everything is dropped with all vCPUs stopped.
  */
 #pragma once
@@ -51,11 +54,14 @@ struct site {    /* one guest instruction in a block */
 
 struct block {
     struct block *hash_next, *page_next;
-    const u8 *page; /* host address of the RAM page */
+    struct block
+        *crossing_next; /* of those that reach into the same page from the one before */
+    const u8 *page;     /* host address of the RAM page */
     u64 page_index;
     u16 off, mode;
     u16 n_sites;
     bool dead;
+    bool crosses;       /* reaches into the next page (and is in its list, too) */
     bool loops;         /* jumps to itself past its entry */
     u8 failed;          /* shared checks that failed */
     u32 code, code_len; /* offset in the cache */
@@ -77,6 +83,7 @@ struct code_page {
     u64 bytes[64];    /* 4096 bits: bytes that translations depend on */
     u64 no_share[64]; /* blocks that start there do better without shared checks */
     struct block *blocks;
+    struct block *crossing; /* blocks of other pages whose one instruction ends here */
 };
 
 enum { CODE_HASH = 1 << 16, CODE_BLOCK_MAX_INSNS = 48 };
@@ -91,6 +98,7 @@ struct code_cache {
     struct code_page **pages; /* by RAM page index */
     u64 n_pages;
     struct block **blocks; /* in order of code */
+    struct trans *trans;   /* working memory of the translator */
     u32 n_blocks, cap_blocks;
     struct link *links;
     u32 n_links, cap_links;
@@ -123,12 +131,19 @@ void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);
 
-/* trans.c: emits one block for the bytes of a page. One whose first
- * instruction is not for translation only leaves for the interpreter.  NULL: there is no room
- * (*ret_full; cache->pos unchanged). REQUIRES(lock), FP saved.
+struct code_source { /* pages that a block may be made of; both are marked as code */
+    const u8 *page,
+        *next; /* host addresses; next: what follows in the address space, or NULL */
+    u64 index, next_index;
+};
+/*
+ * trans.c: emits one block.  One whose first instruction is not for translation only leaves for
+ * the interpreter.  NULL: there is no room (*ret_full; cache->pos unchanged), or the
+ * instruction reaches into a next page that is not given. REQUIRES(lock), FP saved.
  */
-struct block *trans_block(struct soft_vcpu *, const u8 *page, u64 page_index, u16 off, u16 mode,
+struct block *trans_block(struct soft_vcpu *, const struct code_source *, u16 off, u16 mode,
                           bool *ret_full);
+struct trans *trans_new(void);
 /* For native.c: code that runs one instruction with its operand at v->exit_arg, then leaves. */
 /* Returns its length, 0 when it does not fit. */
 u32 trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);

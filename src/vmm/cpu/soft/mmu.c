@@ -577,6 +577,13 @@ bool mmu_code(struct soft_vcpu *v, u64 va, const u8 **ret_page, u64 *ret_index, 
     return true;
 }
 
+bool mmu_code_known(const struct soft_vcpu *v, u64 va)
+{
+    enum tlb_class cls = v->cpl == 3 ? TLB_USER : TLB_KERNEL;
+
+    return va - v->tlbs[v->space][cls].e[(va >> 12) & (TLB_SIZE - 1)].ex <= 4095;
+}
+
 /* ---- accesses -------------------------------------------------------------------------------
  */
 u64 mmu_phys_read(struct soft_vcpu *v, gpa at, unsigned size)

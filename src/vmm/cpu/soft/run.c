@@ -164,21 +164,43 @@ static bool take_events(struct soft_vcpu *v)
     return false;
 }
 
+/* In microseconds, as KVM has them: to wake a sleeping thread of the host is dear, so who is
+ * woken soon after falling asleep looks around for a while first. */
+enum { HALT_POLL_FIRST = 10, HALT_POLL_MAX = 200 };
+
+static u64 ticks(u64 us)
+{
+    return us * (vm_tsc_hz() / 1000000);
+}
+
 /* Sleeps until there is an event. The caller looks what it is. */
 static void halt_wait(struct soft_vcpu *v)
 {
+    u64 began = __builtin_ia32_rdtsc();
+    bool slept = false;
+
     soft_fp_save(v);
     run_end(v);
     core_offline();
+    while (!atomic_load(&v->vcpu->events) && __builtin_ia32_rdtsc() - began < v->halt_poll)
+        __builtin_ia32_pause();
     while (!atomic_load(&v->vcpu->events)) {
         u32 was = atomic_exchange(&v->hlt_wake, 2);
 
-        if (was != 1 && !atomic_load(&v->vcpu->events))
+        if (was != 1 && !atomic_load(&v->vcpu->events)) {
+            slept = true;
             syscall(SYS_futex, &v->hlt_wake, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+        }
         atomic_store(&v->hlt_wake, 0);
     }
     core_online();
     run_begin(v);
+    if (!slept)
+        return;
+    if (__builtin_ia32_rdtsc() - began > ticks(HALT_POLL_MAX))
+        v->halt_poll = 0;
+    else
+        v->halt_poll = CLAMP(v->halt_poll * 2, ticks(HALT_POLL_FIRST), ticks(HALT_POLL_MAX));
 }
 
 /* Delivers what is deliverable now; an enum soft_stop. */

@@ -43,6 +43,8 @@ struct tlb_entry {
     u64 rd, wr, ex;
     u64 addend;
 };
+enum { TLB_ENTRY_BITS = 5 };
+_Static_assert(sizeof(struct tlb_entry) == 1 << TLB_ENTRY_BITS, "shifts in translated code");
 struct tlb {
     struct tlb_entry e[TLB_SIZE];
     u64 global[TLB_SIZE / 64]; /* entries of global pages: MOV CR3 leaves them */
@@ -145,6 +147,7 @@ struct soft_vcpu {
     u64 dr_hit;           /* data breakpoints hit by the instruction under way (DR6 bits) */
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
     _Atomic u32 hlt_wake; /* futex */
+    u64 halt_poll;        /* TSC ticks to look for events before sleeping */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
     u64 n_mnem[2048];                 /* interpreted, by ZydisMnemonic */
     struct interp_state x;
@@ -207,6 +210,8 @@ bool mmu_probe(struct soft_vcpu *, u64 va, unsigned size, enum mmu_access,
  * ~0) code outside RAM. */
 bool mmu_code(struct soft_vcpu *, u64 va, const u8 **ret_page, u64 *ret_index,
               gpa *ret_gpa) MUST_CHECK;
+/* Has code been fetched from this page? Looks into the TLB only. */
+bool mmu_code_known(const struct soft_vcpu *, u64 va);
 /* Called by translated code on a TLB miss (only general registers!). Fills and returns the
  * addend such that va + addend is the host address, for [va, va+size) inside one page; 0: the
  * instruction has to be interpreted (fault, MMIO, page crossing, ...). No side effect then. */

@@ -2,6 +2,9 @@
 /* trans.c - translates a block (trans.h). */
 #include "vmm/cpu/soft/trans.h"
 
+#include <errno.h>
+#include <string.h>
+
 /* For a block that trades registers: the way to the fill thunk and back. */
 static u8 *emit_fill_traded(struct trans *t)
 {
@@ -76,29 +79,49 @@ static bool followed(struct trans *t, s32 at)
            trans_classify(t->sv, &i, t->mode) != K_NONE;
 }
 
-struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u16 off,
-                          u16 mode, bool *ret_full)
+/* Decodes the instruction at `at`; with t->next as its tail if it is the block's first. */
+static int decode_at(struct trans *t, s32 at, const struct code_source *src, struct insn *i)
+{
+    u8 buf[15];
+    u32 here = (u32)MIN(15, 4096 - at);
+    int r = insn_decode(t->page + at, here, t->mode & CODE_MODE, i);
+
+    if (r != -EAGAIN || t->n || !src->next)
+        return r;
+    memcpy(buf, t->page + at, here);
+    memcpy(buf + here, src->next, sizeof buf - here);
+    r = insn_decode(buf, sizeof buf, t->mode & CODE_MODE, i);
+    if (r == 0)
+        t->next = src->next;
+    return r;
+}
+
+struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u16 off, u16 mode,
+                          bool *ret_full)
 {
     struct soft_vm *sv = v->sv;
     struct code_cache *cc = sv->code;
-    g_autofree struct trans *t = g_new0(struct trans, 1);
+    struct trans *t = cc->trans;
     s32 at = off;
     bool ends = false, interp = false;
 
     *ret_full = false;
+    memset(t, 0, offsetof(struct trans, i));
     t->sv = sv;
     t->cc = cc;
-    t->page = page;
+    t->page = src->page;
     t->mode = mode;
     t->is64 = (mode & CODE_MODE) == MODE_64;
-    t->cp = cc->pages[page_index];
+    t->cp = cc->pages[src->index];
     while (t->n < CODE_BLOCK_MAX_INSNS && !ends && at < 4096) {
         struct insn *i = &t->i[t->n];
-        if (insn_decode(page + at, (size_t)MIN(15, 4096 - at), mode & CODE_MODE, i) != 0) {
-            interp = true; /* invalid, or it crosses into the next page */
+        int r = decode_at(t, at, src, i);
+
+        if (r == -EAGAIN && t->n) /* it reaches into the next page: a block of its own */
             break;
-        }
-        enum kind kind = trans_classify(sv, i, mode);
+        if (r == -EAGAIN)
+            return NULL;
+        enum kind kind = r ? K_NONE : trans_classify(sv, i, mode);
         if (kind == K_STI && !followed(t, at + i->len))
             kind = K_NONE;
         if (kind == K_NONE) {
@@ -113,6 +136,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     }
     if (interp)
         trans_mark_bytes(t->cp, (u32)at, 15);
+    if (t->next) /* the last bytes of at most 15 */
+        trans_mark_bytes(cc->pages[src->next_index], 0, 14);
     t->off[t->n] = (u16)at;
 
     trans_plan_flags(t, ends, interp);
@@ -138,6 +163,8 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     t->body = t->e.p;
     t->held = -1;
     t->in_cc = true;
+    if (t->next && t->n)
+        trans_emit_next_guard(t);
     for (u32 k = 0; k < t->n; k++)
         trans_emit_insn(t, k);
     if (!ends) {
@@ -164,8 +191,9 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     }
 
     struct block *b = g_new0(struct block, 1);
-    b->page = page;
-    b->page_index = page_index;
+    b->page = src->page;
+    b->page_index = src->index;
+    b->crosses = t->next;
     b->off = off;
     b->mode = mode;
     b->code = start;
@@ -189,6 +217,11 @@ struct block *trans_block(struct soft_vcpu *v, const u8 *page, u64 page_index, u
     cc->n_translated++;
     cc->n_insns += t->n;
     return b;
+}
+
+struct trans *trans_new(void)
+{
+    return g_new0(struct trans, 1);
 }
 
 u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, const u8 *rx)

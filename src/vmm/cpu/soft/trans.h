@@ -107,6 +107,9 @@ struct trans {
     struct soft_vm *sv;
     struct code_cache *cc;
     const u8 *page;
+    const u8 *next; /* the page that follows in the address space, where the first instruction
+                       reaches into it, else NULL */
+    struct code_page *cp;
     u16 mode;
     bool is64;
     bool single; /* native.c: operand at v->exit_arg, no checks */
@@ -115,7 +118,10 @@ struct trans {
     u16 fetch, spill; /* on entry: of R9-R11 those to be loaded, of S1-S3 those to be stored */
     bool loops;       /* jumps to its own `body` */
     u8 *entry, *body; /* body: after the registers were traded */
-    u32 n;
+    u32 n, n_slow, n_exits, n_groups, n_interps, n_links;
+    bool in_host, in_cc; /* where the flags are */
+    s8 held;             /* the group whose addend S2 has, -1: none */
+    /* From here on nothing is cleared for a new block. */
     struct insn i[CODE_BLOCK_MAX_INSNS];
     enum kind kinds[CODE_BLOCK_MAX_INSNS];
     u16 off[CODE_BLOCK_MAX_INSNS + 1];
@@ -123,22 +129,14 @@ struct trans {
     u16 want[CODE_BLOCK_MAX_INSNS];     /* flags that a conditional jump's target reads */
     struct site sites[CODE_BLOCK_MAX_INSNS];
     struct slow slow[CODE_BLOCK_MAX_INSNS * 2];
-    u32 n_slow;
     struct exit_stub exits[CODE_BLOCK_MAX_INSNS];
-    u32 n_exits;
     s8 group_of[CODE_BLOCK_MAX_INSNS]; /* index into groups, -1: own check */
     struct group groups[CODE_BLOCK_MAX_INSNS];
-    u32 n_groups;
     struct interp_stub interps[CODE_BLOCK_MAX_INSNS * 4];
-    u32 n_interps;
-    bool in_host, in_cc; /* where the flags are */
-    s8 held;             /* the group whose addend S2 has, -1: none */
     struct {
         u32 at, stub;
         s32 target;
     } links[CODE_BLOCK_MAX_INSNS + 2];
-    u32 n_links;
-    struct code_page *cp;
 };
 
 /* ---- trans_classify.c -----------------------------------------------------------------------
@@ -176,6 +174,8 @@ void trans_emit_flags_restore(struct trans *);
 void trans_flags_leave(struct trans *, u16 live);
 /* Instruction k that only computes. */
 void trans_emit_simple(struct trans *, u32 k);
+/* Leaves for the interpreter unless the page that follows is t->next. */
+void trans_emit_next_guard(struct trans *);
 /* Instruction k, of whatever kind. */
 void trans_emit_insn(struct trans *, u32 k);
 /* Leaves for a place known relative to the page; flags are in v->cc or dead. */

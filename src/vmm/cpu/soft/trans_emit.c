@@ -715,6 +715,24 @@ static void emit_interp_if(struct trans *t, u8 cc, u32 k)
         (struct interp_stub){ e_jcc(&t->e, cc, t->e.p + t->e.delta), k };
 }
 
+void trans_emit_next_guard(struct trans *t)
+{
+    struct emit *e = &t->e;
+
+    e_load(e, S1, OFF(page_va));
+    e_lea(e, S1, S1, 4096, t->is64);
+    e_rr(e, 0x89, S2, S1, true);
+    e_shift(e, 5, S2, 12 - TLB_ENTRY_BITS, true);
+    e_alu_imm(e, 4, S2, (TLB_SIZE - 1) * sizeof(struct tlb_entry), false);
+    e_gs(e, 0x03, S2, OFF(tlb), true);
+    e_op_mem(e, 0x3b, S1, S2, 0xff, 1, offsetof(struct tlb_entry, ex), true);
+    emit_interp_if(t, 5, 0);
+    e_op_mem(e, 0x03, S1, S2, 0xff, 1, offsetof(struct tlb_entry, addend), true);
+    e_mov_imm64(e, S3, (u64)(uintptr_t)t->next);
+    e_rr(e, 0x39, S1, S3, true);
+    emit_interp_if(t, 5, 0);
+}
+
 /* The caller has seen to it that the next instruction is in the block too (interrupt shadow).
  */
 static void emit_sti(struct trans *t, u32 k)
