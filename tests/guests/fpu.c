@@ -168,6 +168,63 @@ static void sse(void)
     __asm__ volatile("fninit");
 }
 
+/* The environment in its two formats, what is done by storing it and by loading it. */
+static void environment(void)
+{
+    const u16 *e16 = (u16 *)area;
+    const u32 *e = (u32 *)area;
+    static const u64 denormal[2] = { 1, 0 };
+
+    memset(area, 0xcc, 1024);
+    __asm__ volatile("fninit; fldz; fld1; fldl %1; fldt %2; fnstenv %0"
+                     : "=m"(area)
+                     : "m"(nan_s), "m"(denormal));
+    check_eq("FNSTENV control word", (u16)e[0], 0x37f);
+    check_eq("FNSTENV status word: TOP", (u16)e[1] >> 11 & 7, 4);
+    check_eq("FNSTENV tag word", (u16)e[2], 0x4aff);
+    check_eq("FNSTENV fills the upper halves", e[0] >> 16 & e[1] >> 16 & e[2] >> 16, 0xffff);
+    check("FNSTENV ends", area[27] != 0xcc && area[28] == 0xcc);
+    memset(area, 0xcc, 1024);
+    __asm__ volatile("data16 fnstenv %0" : "=m"(area));
+    check_eq("FNSTENV, 16 bits: control word", e16[0], 0x37f);
+    check_eq("FNSTENV, 16 bits: TOP", e16[1] >> 11 & 7, 4);
+    check_eq("FNSTENV, 16 bits: tag word", e16[2], 0x4aff);
+    check_eq("FNSTENV, 16 bits ends", area[14], 0xcc);
+    memset(area, 0xcc, 1024);
+    __asm__ volatile("data16 fnsave %0" : "=m"(area));
+    check("FNSAVE, 16 bits: ST3 is zero", !*(u64 *)(area + 44) && !*(u16 *)(area + 52));
+    check_eq("FNSAVE, 16 bits: ST2 is one", *(u16 *)(area + 42), 0x3fff);
+    check_eq("FNSAVE, 16 bits ends", area[94], 0xcc);
+    check_eq("FNSAVE empties the registers", fsw() | (fcw() ^ 0x37f), 0);
+    __asm__ volatile("data16 frstor %0" ::"m"(area));
+    check_eq("FRSTOR, 16 bits: TOP", fsw() >> 11 & 7, 4);
+    __asm__ volatile("fstp %%st; fstp %%st; fstpl %0" : "=m"(*(u64 *)other));
+    check_eq("FRSTOR, 16 bits: ST2", *(u64 *)other, one);
+    /* a pending exception: stored, masked by that, and pending again after the load */
+    __asm__ volatile("fninit");
+    set_fcw(0x37b);
+    __asm__ volatile("fld1; fdivs %1; fnstenv %0" : "=m"(area) : "m"(zero));
+    check_eq("FNSTENV with a pending exception: ES", (u16)e[1] & 0x8084, 0x8084);
+    check_eq("FNSTENV masks all", fcw() & 0x3f, 0x3f);
+    TRY("fwait", :::);
+    check_exc("FNSTENV takes the pending one away", NONE, 0, 0);
+    set_cr0(cr0() | 0x20);
+    __asm__ volatile("fldenv %0" ::"m"(area));
+    TRY("fwait", :::);
+    check_exc("FLDENV brings it back", 16, 0, 0);
+    TRY("fldenv %0", ::"m"(area));
+    check_exc("FLDENV waits for it", 16, 0, 0);
+    __asm__ volatile("fnclex; fnstenv %0" : "=m"(area));
+    ((u32 *)area)[0] = 0xffff037b; /* divide by zero is not masked ... */
+    ((u32 *)area)[1] = 0xffff0004; /* ... and flagged, but the summary is not */
+    __asm__ volatile("fldenv %0" ::"m"(area));
+    check_eq("FLDENV makes the summary", fsw() & 0x8080, 0x8080);
+    __asm__ volatile("fninit");
+    TRY("fnstenv (%0)", ::"r"((u8 *)0x4000000000 - 8) : "memory");
+    check_eq("FNSTENV out of the page", exc.vector, 14);
+    check_eq("FNSTENV that faults masks nothing new", fcw(), 0x37f);
+}
+
 static void fxsave(void)
 {
     u64 v;
@@ -299,6 +356,7 @@ void main(void)
     x87();
     x87_faults();
     sse();
+    environment();
     fxsave();
     xsave();
 }

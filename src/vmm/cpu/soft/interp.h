@@ -384,8 +384,8 @@ void io_check(struct soft_vcpu *, u16 port, unsigned size);
 /* string.c */
 interp_fn op_movs, op_stos, op_lods, op_cmps, op_scas, op_ins, op_outs;
 /* interp_fpu.c: vector, x87, save areas; and whatever else runs natively */
-interp_fn op_vector, op_native, op_fxsave, op_fxrstor, op_xsave, op_xrstor, op_maskmov,
-    op_vmaskmov, op_gather;
+interp_fn op_vector, op_native, op_fnstenv, op_fldenv, op_fxsave, op_fxrstor, op_xsave,
+    op_xrstor, op_maskmov, op_vmaskmov, op_gather;
 /* Is this instruction's set announced to the guest? */
 bool isa_allowed(const struct soft_vcpu *, const struct insn *);
 

@@ -10,6 +10,7 @@
  *
  * Not modelled: XSAVES, AVX-512, XOP, FMA4, 3DNow!.
  */
+#include "vmm/cpu/soft/code.h"
 #include "vmm/cpu/soft/interp.h"
 
 /* ---- what is announced
@@ -246,7 +247,33 @@ void op_native(struct soft_vcpu *v, const struct insn *i)
 /* ---- the state image
  * --------------------------------------------------------------------------
  */
-enum { X_FCW = 0, X_MXCSR = 24, X_ST = 32, X_XMM = 160, X_HEADER = 512, X_YMMH = 576 };
+enum {
+    X_FCW = 0,
+    X_FSW = 2,
+    X_FTW = 4,
+    X_FOP = 6,
+    X_FIP = 8,
+    X_FDP = 16,
+    X_MXCSR = 24,
+    X_ST = 32,
+    X_XMM = 160,
+    X_HEADER = 512,
+    X_YMMH = 576
+};
+
+/*
+ * x87 instructions run in the code cache, so the pointers to the last one are the host's: they
+ * read as none.  What the guest itself loaded stays.
+ */
+static void pointers_hide(const struct soft_vcpu *v, u8 *x)
+{
+    const struct code_cache *cc = v->sv->code;
+
+    if (host_load(x + X_FIP, 8) - (u64)(uintptr_t)cc->rx < cc->size) {
+        bytes_zero(x + X_FOP, 2);
+        bytes_zero(x + X_FIP, 16);
+    }
+}
 
 /* Saves, and makes every component explicit. */
 static u8 *image(struct soft_vcpu *v, u64 *ret_inuse)
@@ -261,6 +288,8 @@ static u8 *image(struct soft_vcpu *v, u64 *ret_inuse)
         bytes_zero(x + X_ST, 128);
         host_store(x + X_FCW, 2, 0x37f);
     }
+    host_store(x + X_FCW, 2, (host_load(x + X_FCW, 2) & 0x1f3f) | 0x40); /* as loaded */
+    pointers_hide(v, x);
     if (!(bv & 2))
         bytes_zero(x + X_XMM, 256);
     if (!(bv & 6))
@@ -321,6 +350,151 @@ void op_fxrstor(struct soft_vcpu *v, const struct insn *i)
     bytes_copy(x, buf, 28);
     bytes_copy(x + X_ST, buf + X_ST, 128);
     bytes_copy(x + X_XMM, buf + X_XMM, xmm);
+}
+
+/* ---- the x87 environment (SDM 1, 8.1.10) ---- */
+
+enum { FPU_EXCEPTIONS = 0x3f, FSW_ES_B = 0x8080 };
+enum { TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY };
+
+/* ST(n) of the image. */
+static u8 *st_at(u8 *x, unsigned n)
+{
+    return x + X_ST + 16 * n;
+}
+
+static unsigned top_of(const u8 *x)
+{
+    return (unsigned)host_load(x + X_FSW, 2) >> 11 & 7;
+}
+
+/* The tag word with two bits for each register, out of what is in them. */
+static u16 tags_full(u8 *x)
+{
+    u16 tags = 0;
+
+    for (unsigned r = 0; r < 8; r++) {
+        const u8 *st = st_at(x, (r - top_of(x)) & 7);
+        u64 mantissa = host_load(st, 8);
+        unsigned exponent = (unsigned)host_load(st + 8, 2) & 0x7fff, tag = TAG_SPECIAL;
+
+        if (!(x[X_FTW] >> r & 1))
+            tag = TAG_EMPTY;
+        else if (!exponent && !mantissa)
+            tag = TAG_ZERO;
+        else if (exponent && exponent != 0x7fff && mantissa >> 63)
+            tag = TAG_VALID;
+        tags |= (u16)(tag << 2 * r);
+    }
+    return tags;
+}
+
+/* Its bytes: 14 with 16-bit operands, 28 with 32-bit ones. */
+static unsigned env_make(const struct soft_vcpu *v, u8 *x, bool wide, u8 *to)
+{
+    u32 word[7] = { (u32)host_load(x + X_FCW, 2), (u32)host_load(x + X_FSW, 2), tags_full(x) };
+    u32 ip = (u32)host_load(x + X_FIP, 4), dp = (u32)host_load(x + X_FDP, 4);
+    u32 op = (u32)host_load(x + X_FOP, 2) & 0x7ff;
+
+    word[3] = ip;
+    word[4] = (u32)host_load(x + X_FIP + 4, 2);
+    word[5] = dp;
+    word[6] = (u32)host_load(x + X_FDP + 4, 2);
+    if (!is_prot(v)) { /* linear addresses of 20 or 32 bits, in pieces */
+        word[3] = ip & 0xffff;
+        word[4] = (wide ? ip >> 4 & 0xffff000 : ip >> 4 & 0xf000) | op;
+        word[5] = dp & 0xffff;
+        word[6] = wide ? dp >> 4 & 0xffff000 : dp >> 4 & 0xf000;
+    } else if (wide) {
+        word[4] |= op << 16;
+        word[6] |= 0xffff0000;
+    }
+    for (unsigned k = 0; k < 7; k++) {
+        if (wide)
+            host_store(to + 4 * k, 4, k < 3 ? word[k] | 0xffff0000 : word[k]);
+        else
+            host_store(to + 2 * k, 2, word[k]);
+    }
+    return wide ? 28 : 14;
+}
+
+/* And back, into the image. */
+static void env_take(const struct soft_vcpu *v, u8 *x, bool wide, const u8 *from)
+{
+    u32 word[7];
+    u16 fsw, pending, op = 0;
+
+    for (unsigned k = 0; k < 7; k++)
+        word[k] = (u32)(wide ? host_load(from + 4 * k, 4) : host_load(from + 2 * k, 2));
+    host_store(x + X_FCW, 2, word[0]);
+    fsw = (u16)word[1];
+    pending = fsw & ~(u16)host_load(x + X_FCW, 2) & FPU_EXCEPTIONS;
+    fsw = pending ? fsw | FSW_ES_B : fsw & ~FSW_ES_B;
+    host_store(x + X_FSW, 2, fsw);
+    x[X_FTW] = 0;
+    for (unsigned r = 0; r < 8; r++)
+        if ((word[2] >> 2 * r & 3) != TAG_EMPTY)
+            x[X_FTW] |= (u8)(1 << r);
+    bytes_zero(x + X_FIP, 16);
+    if (!is_prot(v)) {
+        op = word[4] & 0x7ff;
+        word[3] = (word[3] & 0xffff) | (word[4] & 0xffff000) << 4;
+        word[5] = (word[5] & 0xffff) | (word[6] & 0xffff000) << 4;
+    } else {
+        if (wide)
+            op = word[4] >> 16 & 0x7ff;
+        host_store(x + X_FIP + 4, 2, word[4]);
+        host_store(x + X_FDP + 4, 2, word[6]);
+    }
+    host_store(x + X_FIP, 4, word[3]);
+    host_store(x + X_FDP, 4, word[5]);
+    host_store(x + X_FOP, 2, op);
+}
+
+void op_fnstenv(struct soft_vcpu *v, const struct insn *i)
+{
+    bool all = i->mnem == ZYDIS_MNEMONIC_FNSAVE;
+    bool wide = i->mem_size16 == 28 || i->mem_size16 == 108;
+    u8 buf[108];
+    unsigned n;
+    u64 la;
+    u8 *x;
+
+    vector_check(v, i);
+    la = mem_linear(v, i, 0, i->mem_size16, true);
+    x = image(v, NULL);
+    n = env_make(v, x, wide, buf);
+    if (all)
+        for (unsigned k = 0; k < 8; k++, n += 10)
+            bytes_copy(buf + n, st_at(x, k), 10);
+    area_write(v, la, buf, n);
+    if (!all) {
+        host_store(x + X_FCW, 2, host_load(x + X_FCW, 2) | FPU_EXCEPTIONS);
+        host_store(x + X_FSW, 2, host_load(x + X_FSW, 2) & ~(u64)FSW_ES_B);
+        return;
+    }
+    bytes_zero(x, X_MXCSR); /* the registers keep what is in them, but are empty */
+    host_store(x + X_FCW, 2, 0x37f);
+}
+
+void op_fldenv(struct soft_vcpu *v, const struct insn *i)
+{
+    bool all = i->mnem == ZYDIS_MNEMONIC_FRSTOR;
+    bool wide = i->mem_size16 == 28 || i->mem_size16 == 108;
+    u8 buf[108];
+    u64 la;
+    u8 *x;
+
+    vector_check(v, i);
+    if (fp_error_waits(v, i))
+        throw_vec(v, EXC_MF);
+    la = mem_linear(v, i, 0, i->mem_size16, false);
+    area_read(v, la, buf, i->mem_size16);
+    x = image(v, NULL);
+    env_take(v, x, wide, buf);
+    if (all)
+        for (unsigned k = 0; k < 8; k++)
+            bytes_copy(st_at(x, k), buf + (wide ? 28 : 14) + 10 * k, 10);
 }
 
 void op_xsave(struct soft_vcpu *v, const struct insn *i)

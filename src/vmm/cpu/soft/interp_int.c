@@ -987,6 +987,10 @@ interp_fn *const interp_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     ROW(SYSENTER, op_sysenter),
     ROW(SYSEXIT, op_sysexit),
 
+    ROW(FNSTENV, op_fnstenv),
+    ROW(FNSAVE, op_fnstenv),
+    ROW(FLDENV, op_fldenv),
+    ROW(FRSTOR, op_fldenv),
     ROW(FXSAVE, op_fxsave),
     ROW(FXSAVE64, op_fxsave),
     ROW(FXRSTOR, op_fxrstor),

@@ -220,7 +220,8 @@ static bool simple_mnemonic(u16 m)
 static bool is_nop(const struct insn *i)
 {
     switch (i->mnem) {
-    case MN(NOP):
+    case MN(NOP): /* not 0F 0D of a register: vendors differ */
+        return i->opcode != 0x0d || i->map != ZYDIS_OPCODE_MAP_0F || i->has_mem;
     case MN(ENDBR32):
     case MN(ENDBR64):
     case MN(PREFETCH):
