@@ -167,7 +167,7 @@ static struct node *open_protocol(struct dict *d, const struct open_how *how, GE
     return node_open_dict(d, how, error);
 }
 
-static struct node *open_as(const struct driver *drv, struct dict *d, struct node *file,
+struct node *node_open_over(const struct driver *drv, struct dict *d, struct node *file,
                             const struct open_how *how, GError **error)
 {
     struct node *n = node_alloc(drv);
@@ -240,7 +240,7 @@ struct node *node_open_dict(struct dict *d, const struct open_how *given, GError
             goto out;
         }
     }
-    n = open_as(drv, d, file, &how, error);
+    n = node_open_over(drv, d, file, &how, error);
 out:
     dict_free(d);
     return n;

@@ -173,6 +173,10 @@ const struct driver *probe_format(const u8 *head, size_t n_head, const u8 *tail,
                                   const char *filename);
 /* Opens what the dict says ("driver", "file.driver", "file.filename", ...); takes the dict. */
 struct node *node_open_dict(struct dict *, const struct open_how *, GError **);
+/* The driver over a child that is open, which is taken (also on failure); d stays the
+ * caller's.  Tests put formats over nodes of their own so. */
+struct node *node_open_over(const struct driver *, struct dict *d, struct node *file,
+                            const struct open_how *, GError **);
 /* A name as people write it: a path, PROTOCOL:rest, json:{...}.  format NULL: probed. */
 struct node *node_open_name(const char *name, const char *format, const struct open_how *,
                             GError **);
