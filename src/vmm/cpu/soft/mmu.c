@@ -301,15 +301,6 @@ static bool walk(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_clas
 
 /* ---- TLB ------------------------------------------------------------------------------------
  */
-static void tlb_clear(struct tlb *t)
-{
-    u64 n = sizeof *t / 8;
-    void *p = t;
-
-    __asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(0ull) : "memory");
-    t->e[0].rd = t->e[0].wr = t->e[0].ex = 0x1000;
-}
-
 static void entry_clear(struct tlb *t, unsigned i)
 {
     u64 none = i ? 0 : 0x1000;
@@ -319,9 +310,16 @@ static void entry_clear(struct tlb *t, unsigned i)
     t->large[i >> 6] &= ~BIT(i & 63);
 }
 
-static bool entry_marked(const u64 *marks, unsigned i)
+/* The first entry from i on that may hold something; TLB_SIZE: none. */
+static unsigned next_used(const struct tlb *t, unsigned i)
 {
-    return marks[i >> 6] >> (i & 63) & 1;
+    for (unsigned k = i >> 6; k < ARRAY_LEN(t->used); k++) {
+        u64 left = t->used[k] & (k == i >> 6 ? ~0ull << (i & 63) : ~0ull);
+
+        if (left)
+            return k * 64 + (unsigned)__builtin_ctzll(left);
+    }
+    return TLB_SIZE;
 }
 
 static bool entry_has(u64 tag, unsigned i)
@@ -345,18 +343,33 @@ static void entry_log(struct soft_vcpu *v, const struct tlb_entry *e, unsigned i
     }
 }
 
+/* Empties the entries that `keep` (a set, or NULL) does not name. */
+static void tlb_clear(struct soft_vcpu *v, struct tlb *t, const u64 *keep)
+{
+    u8 log = ram_logging(v->ram);
+
+    for (unsigned k = 0; k < ARRAY_LEN(t->used); k++) {
+        u64 stay = keep ? keep[k] : 0;
+
+        for (u64 left = t->used[k] & ~stay; left; left &= left - 1) {
+            unsigned i = k * 64 + (unsigned)__builtin_ctzll(left);
+
+            entry_log(v, &t->e[i], i, log);
+            t->e[i].rd = t->e[i].wr = t->e[i].ex = i ? 0 : 0x1000;
+        }
+        t->used[k] &= stay;
+        t->global[k] &= stay;
+        t->large[k] &= stay;
+    }
+}
+
 static void space_flush(struct soft_vcpu *v, unsigned s)
 {
     struct soft_space *sp = &v->spaces[s];
-    u8 log = ram_logging(v->ram);
 
     for (unsigned c = 0; c < TLB_CLASSES; c++) {
-        if (!sp->touched[c])
-            continue;
-        if (log)
-            for (unsigned i = 0; i < TLB_SIZE; i++)
-                entry_log(v, &v->tlbs[s][c].e[i], i, log);
-        tlb_clear(&v->tlbs[s][c]);
+        if (sp->touched[c])
+            tlb_clear(v, &v->tlbs[s][c], NULL);
         sp->touched[c] = false;
     }
     sp->large_lo[0] = sp->large_lo[1] = ~0ull;
@@ -365,32 +378,32 @@ static void space_flush(struct soft_vcpu *v, unsigned s)
     code_flush_space(v, s);
 }
 
+static void copy_global(struct tlb *to, const struct tlb *from)
+{
+    for (unsigned k = 0; k < ARRAY_LEN(to->used); k++) {
+        for (u64 left = from->global[k]; left; left &= left - 1) {
+            unsigned i = k * 64 + (unsigned)__builtin_ctzll(left);
+
+            to->e[i] = from->e[i];
+        }
+        to->used[k] = to->global[k] = from->global[k];
+        to->large[k] = from->large[k] & from->global[k];
+    }
+}
+
 /* The same but for global pages: the space begins with those that the current one knows. */
 static void space_flush_local(struct soft_vcpu *v, unsigned s)
 {
     struct soft_space *sp = &v->spaces[s], *cur = &v->spaces[v->space];
-    u8 log = ram_logging(v->ram);
 
     for (unsigned c = 0; c < TLB_CLASSES; c++) {
         struct tlb *to = &v->tlbs[s][c], *from = &v->tlbs[v->space][c];
 
         if (!sp->touched[c] && !cur->touched[c])
             continue;
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
-            bool keep = entry_marked(from->global, i);
-
-            if (to == from && keep)
-                continue;
-            entry_log(v, &to->e[i], i, log);
-            if (keep)
-                to->e[i] = from->e[i];
-            else
-                to->e[i].rd = to->e[i].wr = to->e[i].ex = i ? 0 : 0x1000;
-        }
-        for (unsigned k = 0; k < ARRAY_LEN(to->global); k++) {
-            to->global[k] = from->global[k];
-            to->large[k] = from->large[k] & from->global[k];
-        }
+        tlb_clear(v, to, to == from ? to->global : NULL);
+        if (to != from)
+            copy_global(to, from);
         sp->touched[c] = true;
     }
     for (unsigned half = 0; half < 2; half++) {
@@ -513,6 +526,7 @@ static u8 *tlb_fill(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_c
     if (w.exec)
         e->ex = tag;
     sp->touched[cls] = true;
+    t->used[i >> 6] |= BIT(i & 63);
     if (w.global)
         t->global[i >> 6] |= BIT(i & 63);
     else
@@ -882,10 +896,12 @@ void mmu_drop_write(struct soft_vcpu *v, u64 page_index)
         return;
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
+            struct tlb *t = &v->tlbs[s][c];
+
             if (!v->spaces[s].touched[c])
                 continue;
-            for (unsigned i = 0; i < TLB_SIZE; i++) {
-                struct tlb_entry *e = &v->tlbs[s][c].e[i];
+            for (unsigned i = next_used(t, 0); i < TLB_SIZE; i = next_used(t, i + 1)) {
+                struct tlb_entry *e = &t->e[i];
 
                 if (entry_has(e->wr, i) && e->wr + e->addend == host) {
                     entry_log(v, e, i, ram_logging(v->ram));
@@ -902,11 +918,13 @@ void mmu_log_sync(struct soft_vcpu *v)
 
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
+            struct tlb *t = &v->tlbs[s][c];
+
             if (!v->spaces[s].touched[c])
                 continue;
-            for (unsigned i = 0; i < TLB_SIZE; i++) {
-                entry_log(v, &v->tlbs[s][c].e[i], i, log);
-                v->tlbs[s][c].e[i].wr = i ? 0 : 0x1000;
+            for (unsigned i = next_used(t, 0); i < TLB_SIZE; i = next_used(t, i + 1)) {
+                entry_log(v, &t->e[i], i, log);
+                t->e[i].wr = i ? 0 : 0x1000;
             }
         }
     }

@@ -27,7 +27,7 @@
 #include "vmm/cpu/x86/cpuid.h"
 #include "vmm/cpu/x86/state.h"
 
-enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS, SOFT_SPACES = 8 };
+enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS, SOFT_SPACES = 8 };
 /* Kernel with AC: CPL < 3 with EFLAGS.AC set (or SMAP off: never used then, plain kernel
  * serves). */
 enum tlb_class { TLB_KERNEL, TLB_USER, TLB_KERNEL_AC, TLB_CLASSES };
@@ -47,6 +47,7 @@ enum { TLB_ENTRY_BITS = 5 };
 _Static_assert(sizeof(struct tlb_entry) == 1 << TLB_ENTRY_BITS, "shifts in translated code");
 struct tlb {
     struct tlb_entry e[TLB_SIZE];
+    u64 used[TLB_SIZE / 64];   /* entries that may hold something */
     u64 global[TLB_SIZE / 64]; /* entries of global pages: MOV CR3 leaves them */
     u64 large[TLB_SIZE / 64];  /* entries cut from large pages: INVLPG drops all of the page */
 };
@@ -67,11 +68,11 @@ struct jump_cache_entry {
     u32 gen;  /* of the context it was found in; 0: empty */
     u32 code; /* offset from code_base */
 };
-enum { JUMP_CACHE_SIZE = 16384, JUMP_CACHE_PAGE = 128 };
+enum { JUMP_CACHE_SIZE = 32768, JUMP_CACHE_PAGE = 256 };
 /* Offset in the cache; emit_indirect() computes the same. */
 static inline u32 jump_cache_at(u64 va)
 {
-    return ((u32)(va >> 1) ^ (u32)va << 27 >> 21) &
+    return ((u32)va ^ (u32)va << 28 >> 20) &
            (JUMP_CACHE_SIZE - 1) * (u32)sizeof(struct jump_cache_entry);
 }
 

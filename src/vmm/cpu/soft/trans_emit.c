@@ -464,10 +464,10 @@ static void emit_indirect(struct trans *t)
         e_rr(e, 0x89, C1, C1, false); /* EIP is 32 bits */
     /* jump_cache_at() */
     e_mov(e, C2, C1);
-    e_shift(e, 5, C2, 1, false);
+
     e_rr(e, 0x89, C3, C1, false);
-    e_shift(e, 4, C3, 27, false);
-    e_shift(e, 5, C3, 21, false);
+    e_shift(e, 4, C3, 28, false);
+    e_shift(e, 5, C3, 20, false);
     e_rr(e, 0x31, C2, C3, false);
     e_alu_imm(e, 4, C2, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
     e_gs(e, 0x03, C2, OFF(jump_cache), true);
