@@ -3,6 +3,7 @@
 import glob
 import gzip
 import os
+import re
 import subprocess
 
 from guest import ROOT
@@ -30,6 +31,7 @@ class Cpio:
     def __init__(self):
         self.data = bytearray()
         self.count = 0
+        self.folders = set()
 
     def add(self, name, mode, data=b"", rdev=(0, 0)):
         self.count += 1
@@ -39,6 +41,17 @@ class Cpio:
         self.data += b"\0" * (-len(self.data) % 4)
         self.data += data
         self.data += b"\0" * (-len(self.data) % 4)
+
+    def add_file(self, path):
+        """A file of the host, at the same path, with the folders on the way."""
+        inside = path.lstrip("/")
+        for at in re.finditer("/", inside):
+            folder = inside[: at.start()]
+            if folder not in self.folders:
+                self.folders.add(folder)
+                self.add(folder, 0o40755)
+        with open(path, "rb") as f:
+            self.add(inside, 0o100000 | os.stat(path).st_mode & 0o777, f.read())
 
     def add_tree(self, top, keep=lambda path: True):
         for where, dirs, files in os.walk(top):
@@ -60,13 +73,14 @@ class Cpio:
     def write(self, path):
         self.add("TRAILER!!!", 0)
         part = path + ".part"
+        data = bytes(self.data)
         with open(part, "wb") as f:
-            f.write(gzip.compress(bytes(self.data), 6, mtime=0))
+            f.write(gzip.compress(data, 6, mtime=0) if path.endswith(".gz") else data)
         os.replace(part, path)
 
 
 def busybox(init, arch):
-    """An archive with a static busybox and the given /init."""
+    """An archive with a static busybox and the given file as /init, if any."""
     top = fetch("busybox-static:" + arch)[0]
     tool = glob.glob(top + "/bin/busybox") or glob.glob(top + "/usr/bin/busybox")
     # Asked of the amd64 one for both, as hosts need not run i386; their configuration is the same.
@@ -82,8 +96,9 @@ def busybox(init, arch):
     for name in applets:
         if name != "busybox":
             cpio.add("bin/" + name, 0o120777, b"busybox")
-    with open(init, "rb") as f:
-        cpio.add("init", 0o100755, f.read())
+    if init:
+        with open(init, "rb") as f:
+            cpio.add("init", 0o100755, f.read())
     return cpio
 
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cloud kernel on the kvm backend, in the test bed of tests/lib/nested.py: to the init of the
+small initramfs, through its self-check, and off again."""
+import initrd
+import kernels
+import nested
+from guest import default_vmm
+from suite import case
+
+
+def add(smp):
+    @case("nested kvm, %d processor%s" % (smp, "s" * (smp > 1)), ci=False)
+    def one(t):
+        kernel, image = initrd.kernel("cloud-amd64"), initrd.make(t.work)
+        jobs = []
+        for model in "max", "host":
+            for irqchip in "on", "off":
+                argv = default_vmm() + ["-accel", "kvm", "-cpu", model, "-smp", str(smp)]
+                argv += ["-machine", "kernel_irqchip=" + irqchip, "-m", "256", "-nographic"]
+                argv += ["-no-reboot", "-kernel", kernel, "-initrd", image]
+                argv += ["-append", "console=ttyS0 panic=-1"]
+                jobs.append(nested.Job("-cpu %s, irqchip %s" % (model, irqchip), argv, 150))
+        results = nested.run(jobs, [kernel, image], smp, say=t.note)
+        for job in jobs:
+            status, text, seconds = results[job.name]
+            t.note("%s: %.1f s" % (job.name, seconds))
+            t.ok(status == 0, "%s: the VMM ended with %d; console:\n%s" % (
+                job.name, status, kernels.tail(text)))
+            # The bed's processor has no invariant TSC: Linux is right not to trust several.
+            kernels.check(t, text, smp, "Marking TSC unstable due to TSCs unsynchronized")
+
+
+for n in 1, 2:
+    add(n)
