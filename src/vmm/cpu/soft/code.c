@@ -75,7 +75,7 @@ void code_free(struct soft_vm *sv)
     if (cc->fd >= 0)
         close(cc->fd);
     g_free(cc->hash);
-    g_free(cc->trans);
+    trans_free(cc->trans);
     g_free(cc->blocks);
     g_free(cc->links);
     g_free(cc);
@@ -452,7 +452,13 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
 void code_shared_failed(struct soft_vcpu *v, struct block *b)
 {
     struct code_cache *cc = v->sv->code;
+    u64 now = __builtin_ia32_rdtsc();
 
+    /* A failure costs less than half a microsecond; now and then it does not matter. */
+    if (now - b->failed_since > vm_tsc_hz() / 2000) {
+        b->failed_since = now;
+        b->failed = 0;
+    }
     if (++b->failed < 32)
         return;
     pthread_mutex_lock(&cc->lock);

@@ -63,7 +63,8 @@ struct block {
     bool dead;
     bool crosses;       /* reaches into the next page (and is in its list, too) */
     bool loops;         /* jumps to itself past its entry */
-    u8 failed;          /* shared checks that failed */
+    u8 failed;          /* shared checks that failed since ... */
+    u64 failed_since;   /* ... this TSC */
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
     u32 fault;          /* where the signal handler goes on, offset in the cache */
@@ -144,6 +145,7 @@ struct code_source { /* pages that a block may be made of; both are marked as co
 struct block *trans_block(struct soft_vcpu *, const struct code_source *, u16 off, u16 mode,
                           bool *ret_full);
 struct trans *trans_new(void);
+void trans_free(struct trans *);
 /* For native.c: code that runs one instruction with its operand at v->exit_arg, then leaves. */
 /* Returns its length, 0 when it does not fit. */
 u32 trans_single(struct soft_vm *, const struct insn *, u8 *rw, u8 *end, const u8 *rx);

@@ -3,6 +3,7 @@
 #include "vmm/cpu/soft/trans.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* For a block that trades registers: the way to the fill thunk and back. */
@@ -71,28 +72,40 @@ static void emit_stubs(struct trans *t)
 /* Will the instruction at `at` be translated in the same block? For STI's shadow. */
 static bool followed(struct trans *t, s32 at)
 {
-    struct insn i;
+    const struct trans_decoded *d;
 
-    return t->n + 2 <= CODE_BLOCK_MAX_INSNS && at < 4096 &&
-           insn_decode(t->page + at, (size_t)MIN(15, 4096 - at), t->mode & CODE_MODE, &i) ==
-               0 &&
-           trans_classify(t->sv, &i, t->mode) != K_NONE;
+    if (t->n + 2 > CODE_BLOCK_MAX_INSNS || at >= 4096)
+        return false;
+    d = trans_decode(t, at);
+    return d && d->kind != K_NONE;
 }
 
-/* Decodes the instruction at `at`; with t->next as its tail if it is the block's first. */
-static int decode_at(struct trans *t, s32 at, const struct code_source *src, struct insn *i)
+/* The instruction at `at` for the block; with t->next as its tail if it is the first. Returns
+ * as insn_decode(). */
+static int take(struct trans *t, s32 at, const struct code_source *src, struct insn *i,
+                enum kind *ret_kind)
 {
+    const struct trans_decoded *d = trans_decode(t, at);
     u8 buf[15];
     u32 here = (u32)MIN(15, 4096 - at);
-    int r = insn_decode(t->page + at, here, t->mode & CODE_MODE, i);
+    int r;
 
+    *ret_kind = K_NONE;
+    if (d) {
+        *i = d->i;
+        *ret_kind = d->kind;
+        return 0;
+    }
+    r = insn_decode(t->page + at, here, t->mode & CODE_MODE, i);
     if (r != -EAGAIN || t->n || !src->next)
         return r;
     memcpy(buf, t->page + at, here);
     memcpy(buf + here, src->next, sizeof buf - here);
     r = insn_decode(buf, sizeof buf, t->mode & CODE_MODE, i);
-    if (r == 0)
+    if (r == 0) {
         t->next = src->next;
+        *ret_kind = trans_classify(t->sv, i, t->mode);
+    }
     return r;
 }
 
@@ -113,15 +126,16 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
     t->mode = mode;
     t->is64 = (mode & CODE_MODE) == MODE_64;
     t->cp = cc->pages[src->index];
+    t->gen = atomic_load(&sv->page_gen[src->index]);
     while (t->n < CODE_BLOCK_MAX_INSNS && !ends && at < 4096) {
         struct insn *i = &t->i[t->n];
-        int r = decode_at(t, at, src, i);
+        enum kind kind;
+        int r = take(t, at, src, i, &kind);
 
         if (r == -EAGAIN && t->n) /* it reaches into the next page: a block of its own */
             break;
         if (r == -EAGAIN)
             return NULL;
-        enum kind kind = r ? K_NONE : trans_classify(sv, i, mode);
         if (kind == K_STI && !followed(t, at + i->len))
             kind = K_NONE;
         if (kind == K_NONE) {
@@ -221,7 +235,17 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
 
 struct trans *trans_new(void)
 {
-    return g_new0(struct trans, 1);
+    struct trans *t = g_new0(struct trans, 1);
+
+    t->decoded = g_new0(struct trans_decoded, TRANS_DECODED);
+    return t;
+}
+
+void trans_free(struct trans *t)
+{
+    if (t)
+        g_free(t->decoded);
+    g_free(t);
 }
 
 u32 trans_single(struct soft_vm *sv, const struct insn *i, u8 *rw, u8 *end, const u8 *rx)

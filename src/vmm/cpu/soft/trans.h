@@ -102,6 +102,16 @@ struct interp_stub { /* out-of-line: leave for the interpreter at instruction k 
     u32 k;
 };
 
+/* Decoded lately: blocks look ahead into each other. */
+enum { TRANS_DECODED = 1024 };
+struct trans_decoded {
+    const u8 *at; /* host address */
+    u32 gen;      /* of the page, see page_gen */
+    u16 mode;
+    enum kind kind;
+    struct insn i;
+};
+
 struct trans {
     struct emit e;
     struct soft_vm *sv;
@@ -110,6 +120,7 @@ struct trans {
     const u8 *next; /* the page that follows in the address space, where the first instruction
                        reaches into it, else NULL */
     struct code_page *cp;
+    u32 gen; /* writes to the page so far */
     u16 mode;
     bool is64;
     bool single; /* native.c: operand at v->exit_arg, no checks */
@@ -137,6 +148,7 @@ struct trans {
         u32 at, stub;
         s32 target;
     } links[CODE_BLOCK_MAX_INSNS + 2];
+    struct trans_decoded *decoded; /* [TRANS_DECODED] */
 };
 
 /* ---- trans_classify.c -----------------------------------------------------------------------
@@ -144,6 +156,10 @@ struct trans {
 enum kind trans_classify(const struct soft_vm *, const struct insn *, u16 mode);
 /* Flags that are certainly overwritten (a shift by a variable count may leave them alone). */
 u16 trans_flags_killed(const struct insn *);
+
+/* The instruction at an offset of the page, and its kind; NULL: none, or not all of it is in
+ * the page. Good until the next call. */
+const struct trans_decoded *trans_decode(struct trans *, s32 at);
 
 /* ---- trans_plan.c ---------------------------------------------------------------------------
  */

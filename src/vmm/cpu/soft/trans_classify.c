@@ -473,3 +473,22 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
         return K_NONE;
     return K_SIMPLE;
 }
+
+const struct trans_decoded *trans_decode(struct trans *t, s32 at)
+{
+    const u8 *host = t->page + at;
+    u16 mode = t->mode & ~CODE_NOSHARE;
+    u64 h = (u64)(uintptr_t)host;
+    struct trans_decoded *d = &t->decoded[(h ^ h >> 10) & (TRANS_DECODED - 1)];
+
+    if (d->at == host && d->gen == t->gen && d->mode == mode)
+        return d;
+    d->at = NULL;
+    if (insn_decode(host, (size_t)MIN(15, 4096 - at), mode & CODE_MODE, &d->i) != 0)
+        return NULL;
+    d->at = host;
+    d->gen = t->gen;
+    d->mode = mode;
+    d->kind = trans_classify(t->sv, &d->i, mode);
+    return d;
+}

@@ -15,18 +15,14 @@ u16 trans_flags_wanted(struct trans *t, s32 off)
     if (off < 0 || off >= 4096)
         return FL_STATUS;
     for (int k = 0; k < 8 && open && off < 4096; k++) {
-        struct insn i;
+        const struct trans_decoded *d = trans_decode(t, off);
 
-        if (insn_decode(t->page + off, (size_t)MIN(15, 4096 - off), t->mode & CODE_MODE, &i) !=
-            0)
+        if (!d || d->kind == K_NONE || d->kind >= K_JCC)
             break;
-        enum kind kind = trans_classify(t->sv, &i, t->mode);
-        if (kind == K_NONE || (kind >= K_JCC))
-            break;
-        trans_mark_bytes(t->cp, (u32)off, i.len);
-        want |= i.fl_read & open;
-        open &= ~trans_flags_killed(&i);
-        off += i.len;
+        trans_mark_bytes(t->cp, (u32)off, d->i.len);
+        want |= d->i.fl_read & open;
+        open &= ~trans_flags_killed(&d->i);
+        off += d->i.len;
     }
     return want | open;
 }
