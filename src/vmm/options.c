@@ -170,16 +170,16 @@ static const struct option {
       "its initial RAM disk; multiboot: \"FILE ARGS,FILE ARGS\"" },
     { "append", opt_append, "TEXT", "its command line" },
     { "bios", opt_bios, "FILE", "firmware instead of SeaBIOS" },
-    { "boot", opt_boot, "[order=]LETTERS[,menu=on|off,strict=,splash-time=,reboot-timeout=]",
-      "what the firmware boots" },
-    { "drive", opt_drive, "file=F,if=virtio|none[,format=,id=,media=,cache=,...]",
+    { "boot", opt_boot, "[order=]LETTERS[,once=,menu=on|off,strict=,splash-time=,...]",
+      "what the firmware boots: a floppy, c disk, d CD-ROM, n network" },
+    { "drive", opt_drive, "file=F[,if=ide|virtio|none,index=,format=,id=,media=,...]",
       "a disk" },
     { "blockdev", opt_blockdev, "driver=FORMAT,node-name=N,file.filename=F,...", "a disk image by node" },
-    { "hda", opt_hd, "FILE", "(IDE: not there yet)" },
-    { "hdb", opt_hd, "FILE", NULL },
-    { "hdc", opt_hd, "FILE", NULL },
-    { "hdd", opt_hd, "FILE", NULL },
-    { "cdrom", opt_hd, "FILE", NULL },
+    { "hda", opt_hda, "FILE", "first IDE disk (also FILE alone); -hdb, -hdc, -hdd: the others" },
+    { "hdb", opt_hdb, "FILE", NULL },
+    { "hdc", opt_hdc, "FILE", NULL },
+    { "hdd", opt_hdd, "FILE", NULL },
+    { "cdrom", opt_cdrom, "FILE", "IDE CD-ROM in the place of -hdc" },
     { "snapshot", opt_snapshot, NULL, "write to temporary files, not to the images" },
     { "device", opt_device, "TYPE[,PROP=VALUE,...]", "add a device; help and TYPE,help list" },
     { "global", opt_global, "TYPE.PROP=VALUE", "default of a property" },
@@ -310,32 +310,6 @@ static bool opt_help(struct parse *p, const char *arg UNUSED, GError **error UNU
 /* ---- after the last option -----------------------------------------------------------------
  */
 
-static bool settle_drives(struct parse *p, GError **error)
-{
-    for (guint i = 0; i < p->m->drives->len; i++) {
-        struct drive_desc *d = p->m->drives->pdata[i];
-        const char *iface = p->ifaces->pdata[i];
-
-        if (p->snapshot)
-            d->options.snapshot = true;
-        if (!*iface && p->m->board != BOARD_MICROVM)
-            return fail(
-                error, ERR_UNSUPPORTED,
-                "-drive: without if= %s would be an IDE disk, and IDE is not there yet; "
-                "use if=virtio",
-                d->file);
-        d->attach = strcmp(iface, "none") != 0;
-        if (!d->attach)
-            continue;
-        GPtrArray *props = opts_parse("", NULL, "drive", NULL);
-        opts_add(props, "drive", d->id);
-        if (d->serial)
-            opts_add(props, "serial", d->serial);
-        machine_add_device(p->m, "virtio-blk", NULL, "-drive", props);
-    }
-    return true;
-}
-
 /* -nographic puts serial port and monitor on one terminal, unless one of them went elsewhere.
  */
 static bool settle_consoles(struct parse *p, GError **error)
@@ -368,7 +342,7 @@ static bool parse_all(struct parse *p, int argc, char **argv, GError **error)
         const char *name = argv[i];
 
         if (name[0] != '-' || !name[1])
-            return opt_hd(p, name, error) || (g_prefix_error(error, "%s: ", name), false);
+            return opt_hda(p, name, error) || (g_prefix_error(error, "%s: ", name), false);
         name += name[1] == '-' && name[2] ? 2 : 1;
         const struct option *o = option_find(name);
 
@@ -421,9 +395,7 @@ struct options *options_parse(int argc, char **argv, GError **error)
     o->machine = machine_desc_new();
     o->monitors = g_ptr_array_new_with_free_func(monitor_desc_free);
     struct parse p = { .o = o, .m = o->machine };
-    p.ifaces = g_ptr_array_new_with_free_func(g_free);
     bool ok = parse_all(&p, argc, argv, error);
-    g_ptr_array_unref(p.ifaces);
     if (ok)
         return o;
     options_free(o);

@@ -55,10 +55,42 @@ static bool set_format(struct drive_desc *d, const char *v, GError **error)
     return true;
 }
 
+/* A drive that still has to be checked by settle_drives(). */
+static struct drive_desc *drive_add(struct parse *p, const char *iface, const char *file)
+{
+    struct drive_desc *d = machine_add_drive(p->m);
+
+    d->iface = g_strdup(iface);
+    d->file = g_strdup(file);
+    return d;
+}
+
+static void set_cdrom(struct drive_desc *d)
+{
+    d->cdrom = d->options.read_only = true;
+}
+
+static bool set_place(struct drive_desc *d, GPtrArray *kv, GError **error)
+{
+    u64 index = UINT64_MAX, bus = UINT64_MAX, unit = UINT64_MAX;
+
+    if (!value_take_uint(kv, "index", 255, &index, error) ||
+        !value_take_uint(kv, "bus", 255, &bus, error) ||
+        !value_take_uint(kv, "unit", 255, &unit, error))
+        return false;
+    if (index != UINT64_MAX && (bus != UINT64_MAX || unit != UINT64_MAX))
+        return fail(error, ERR_ARGUMENT, "index cannot be used with bus and unit");
+    d->index = index == UINT64_MAX ? -1 : (int)index;
+    d->bus = bus == UINT64_MAX ? -1 : (int)bus;
+    d->unit = unit == UINT64_MAX ? -1 : (int)unit;
+    if (d->iface && strcmp(d->iface, "none") == 0 && d->index + d->bus + d->unit != -3)
+        return fail(error, ERR_ARGUMENT, "index=, bus= and unit= say nothing for if=none");
+    return true;
+}
+
 bool opt_drive(struct parse *p, const char *arg, GError **error)
 {
     g_autoptr(GPtrArray) kv = opts_parse(arg, NULL, "drive", error);
-    u64 index = UINT64_MAX;
 
     if (!kv)
         return false;
@@ -74,12 +106,14 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *id = opts_take(kv, "id");
     g_autofree char *serial = opts_take(kv, "serial");
 
-    if (iface && !g_strv_contains((const char *const[]){ "virtio", "none", NULL }, iface)) {
-        if (g_strv_contains((const char *const[]){ "ide", "scsi", "sd", "mtd", "floppy",
-                                                   "pflash", "xen", NULL },
-                            iface))
-            return fail(error, ERR_UNSUPPORTED, "if=%s is not there yet; use if=virtio", iface);
-        return fail(error, ERR_ARGUMENT, "there is no if=%s; there is virtio, none", iface);
+    if (iface &&
+        !g_strv_contains((const char *const[]){ "ide", "virtio", "none", NULL }, iface)) {
+        if (g_strv_contains(
+                (const char *const[]){ "scsi", "sd", "mtd", "floppy", "pflash", "xen", NULL },
+                iface))
+            return fail(error, ERR_UNSUPPORTED, "if=%s is not there yet; use if=ide", iface);
+        return fail(error, ERR_ARGUMENT, "there is no if=%s; there is ide, virtio, none",
+                    iface);
     }
     if (id && !value_id(id, error))
         return false;
@@ -89,10 +123,9 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     if (aio && !value_one_of("aio", aio, (const char *const[]){ "threads", NULL }, error))
         return false;
 
-    struct drive_desc *d = machine_add_drive(p->m);
-    d->cdrom = media && strcmp(media, "cdrom") == 0;
-    d->options.read_only = d->cdrom;
-    g_ptr_array_add(p->ifaces, g_strdup(iface ? iface : ""));
+    struct drive_desc *d = drive_add(p, iface, file && *file ? file : NULL);
+    if (media && strcmp(media, "cdrom") == 0)
+        set_cdrom(d);
     if (format && !set_format(d, format, error))
         return false;
     if (driver && !set_format(d, driver, error))
@@ -105,21 +138,157 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         return false;
     if (!value_take_bool(kv, "readonly", &d->options.read_only, error) ||
         !value_take_bool(kv, "snapshot", &d->options.snapshot, error) ||
-        !value_take_uint(kv, "index", 255, &index, error) || !value_none_left(kv, error))
+        !set_place(d, kv, error) || !value_none_left(kv, error))
         return false;
-    if (!file)
+    d->options.read_only |= d->cdrom;
+    if (!d->file && !d->cdrom)
         return fail(error, ERR_ARGUMENT, "'%s': file= is needed", arg);
-    bool none = iface && strcmp(iface, "none") == 0;
-    if (none && index != UINT64_MAX)
-        return fail(error, ERR_ARGUMENT, "index= says nothing for if=none");
-    u32 n = p->drives[none]++;
-    if (id)
-        d->id = g_steal_pointer(&id);
-    else
-        d->id = g_strdup_printf("%s%u", none ? "none" : "virtio",
-                                index != UINT64_MAX ? (u32)index : n);
-    d->file = g_steal_pointer(&file);
+    d->id = g_steal_pointer(&id);
     d->serial = g_steal_pointer(&serial);
+    return true;
+}
+
+/* -hda and the like. */
+static bool drive_at(struct parse *p, const char *file, int index, bool cdrom)
+{
+    struct drive_desc *d = drive_add(p, "ide", file);
+
+    d->index = index;
+    if (cdrom)
+        set_cdrom(d);
+    return true;
+}
+
+bool opt_hda(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, arg, 0, false);
+}
+
+bool opt_hdb(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, arg, 1, false);
+}
+
+bool opt_hdc(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, arg, 2, false);
+}
+
+bool opt_hdd(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, arg, 3, false);
+}
+
+bool opt_cdrom(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, arg, 2, true);
+}
+
+/* ---- which drive sits where ---- */
+
+static const struct iface {
+    const char *name;
+    u32 units; /* a bus has; 0: there are no buses */
+    u32 max;   /* drives in all; 0: any number */
+} ifaces[] = { { "ide", 2, 4 }, { "virtio", 0, 0 }, { "none", 0, 0 } };
+
+static bool place_taken(const struct parse *p, const struct drive_desc *d, int index)
+{
+    for (guint i = 0; i < p->m->drives->len; i++) {
+        const struct drive_desc *o = p->m->drives->pdata[i];
+
+        if (o != d && o->iface && strcmp(o->iface, d->iface) == 0 && o->index == index)
+            return true;
+    }
+    return false;
+}
+
+/* bus and unit, or neither, become an index. */
+static bool place_find(const struct parse *p, struct drive_desc *d, const struct iface *f,
+                       GError **error)
+{
+    int units = f->units ? (int)f->units : 1;
+
+    if (d->bus >= 0 || d->unit >= 0) {
+        if (d->unit >= units)
+            return fail(error, ERR_ARGUMENT, "if=%s: a bus has %d units, there is no unit %d",
+                        f->name, units, d->unit);
+        int bus = MAX(d->bus, 0), unit = d->unit;
+        for (int i = 0; unit < 0 && i < units; i++)
+            if (!place_taken(p, d, bus * units + i))
+                unit = i;
+        d->index = bus * units + MAX(unit, 0);
+    }
+    for (int i = 0; d->index < 0; i++)
+        if (!place_taken(p, d, i))
+            d->index = i;
+    if (f->max && d->index >= (int)f->max)
+        return fail(error, ERR_LIMIT, "if=%s: there is room for %u drives", f->name, f->max);
+    if (place_taken(p, d, d->index))
+        return fail(error, ERR_BUSY, "if=%s: two drives for index=%d", f->name, d->index);
+    return true;
+}
+
+static void drive_name(struct drive_desc *d)
+{
+    if (strcmp(d->iface, "ide") == 0)
+        d->id = g_strdup_printf("ide%d-%s%d", d->index / 2, d->cdrom ? "cd" : "hd",
+                                d->index % 2);
+    else
+        d->id = g_strdup_printf("%s%d", d->iface, d->index);
+}
+
+static void drive_device(struct parse *p, const struct drive_desc *d)
+{
+    GPtrArray *props = opts_parse("", NULL, "drive", NULL);
+    const char *type = "virtio-blk";
+
+    opts_add(props, "drive", d->id);
+    if (d->serial)
+        opts_add(props, "serial", d->serial);
+    if (strcmp(d->iface, "ide") == 0) {
+        g_autofree char *bus = g_strdup_printf("ide.%d", d->index / 2);
+
+        type = d->cdrom ? "ide-cd" : "ide-hd";
+        opts_add(props, "bus", bus);
+        opts_add(props, "unit", d->index % 2 ? "1" : "0");
+    }
+    machine_add_device(p->m, type, NULL, "-drive", props);
+}
+
+bool settle_drives(struct parse *p, GError **error)
+{
+    /* those with a place of their own first */
+    for (int asked = 1; asked >= 0; asked--) {
+        for (guint i = 0; i < p->m->drives->len; i++) {
+            struct drive_desc *d = p->m->drives->pdata[i];
+            const struct iface *f = ifaces;
+
+            if (!d->iface)
+                d->iface = g_strdup(p->m->board == BOARD_MICROVM ? "virtio" : "ide");
+            if ((d->index >= 0 || d->bus >= 0 || d->unit >= 0) != asked)
+                continue;
+            while (strcmp(f->name, d->iface) != 0)
+                f++;
+            if (!place_find(p, d, f, error)) {
+                g_prefix_error(error, "-drive: ");
+                return false;
+            }
+            d->bus = d->unit = -1;
+        }
+    }
+    for (guint i = 0; i < p->m->drives->len; i++) {
+        struct drive_desc *d = p->m->drives->pdata[i];
+
+        if (!d->id)
+            drive_name(d);
+        if (p->snapshot && !d->cdrom)
+            d->options.snapshot = true;
+        if (d->cdrom && strcmp(d->iface, "virtio") == 0 && !d->file)
+            return fail(error, ERR_ARGUMENT, "-drive: if=virtio: file= is needed");
+        if (strcmp(d->iface, "none") != 0)
+            drive_device(p, d);
+    }
     return true;
 }
 
@@ -134,12 +303,11 @@ static bool pull_in(struct parse *p, struct dict *d, const char *key, GError **e
     for (guint i = 0; i < p->m->drives->len; i++) {
         struct drive_desc *o = p->m->drives->pdata[i];
 
-        if (!o->dict || strcmp(o->id, name) != 0)
+        if (!o->dict || strcmp(o->id, name) != 0) /* all with a dict have an id */
             continue;
         dict_remove(d, key);
         dict_put(d, key, g_steal_pointer(&o->dict));
         g_ptr_array_remove_index(p->m->drives, i);
-        g_ptr_array_remove_index(p->ifaces, i);
         return true;
     }
     return fail(error, ERR_NOT_FOUND, "there is no node '%s' before it", name);
@@ -166,18 +334,10 @@ bool opt_blockdev(struct parse *p, const char *arg, GError **error)
         return false;
     const char *name = dict_peek(d, dict_has(d, "filename") ? "filename" : "file.filename");
 
-    struct drive_desc *drive = machine_add_drive(p->m);
-    g_ptr_array_add(p->ifaces, g_strdup("none"));
+    struct drive_desc *drive = drive_add(p, "none", name ? name : driver);
     drive->id = g_steal_pointer(&id);
-    drive->file = g_strdup(name ? name : driver);
     drive->dict = g_steal_pointer(&d);
     return true;
-}
-
-bool opt_hd(struct parse *p UNUSED, const char *arg, GError **error)
-{
-    return fail(error, ERR_UNSUPPORTED,
-                "IDE disks are not there yet; use -drive file=%s,format=raw,if=virtio", arg);
 }
 
 bool opt_snapshot(struct parse *p, const char *arg UNUSED, GError **error UNUSED)

@@ -255,9 +255,12 @@ bool opt_boot(struct parse *p, const char *arg, GError **error)
     if (!kv)
         return false;
     g_autofree char *order = opts_take(kv, "order");
+    g_autofree char *once = opts_take(kv, "once");
     g_autofree char *again_text = opts_take(kv, "reboot-timeout");
-    if (order && !boot_letters(order, error))
+    if ((order && !boot_letters(order, error)) || (once && !boot_letters(once, error)))
         return false;
+    if (once)
+        value_set(&p->m->boot_once, once);
     if (order)
         value_set(&p->m->boot_order, order);
     if (again_text && strcmp(again_text, "-1") != 0 &&

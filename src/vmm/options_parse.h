@@ -15,8 +15,7 @@ struct parse {
     struct machine_desc *m;
     bool nographic, nodefaults, snapshot;
     bool no_monitor; /* not the default one */
-    u32 serials, drives[2], nics;
-    GPtrArray *ifaces; /* char *: if= of each drive, "" for the default */
+    u32 serials, nics;
 };
 
 typedef bool option_fn(struct parse *, const char *arg, GError **error);
@@ -35,11 +34,14 @@ bool value_take_off(GPtrArray *kv, const char *key, GError **error);
 bool value_id(const char *id, GError **error);
 void value_set(char **at, const char *text);
 
+/* After the last option: which drive gets which place, and the devices for them. */
+bool settle_drives(struct parse *, GError **error);
+
 /* ---- one function an option ---- */
 
 option_fn opt_machine, opt_accel, opt_no_kvm, opt_enable_kvm, opt_no_irqchip, opt_cpu, opt_smp,
     opt_m, opt_kernel, opt_initrd, opt_append, opt_bios, opt_boot, opt_fw_cfg, opt_uuid,
     opt_smbios, opt_rtc;
-option_fn opt_drive, opt_blockdev, opt_hd, opt_snapshot, opt_device, opt_global, opt_netdev,
-    opt_nic, opt_net, opt_object, opt_serial, opt_monitor, opt_qmp, opt_qmp_pretty, opt_mon,
+option_fn opt_drive, opt_blockdev, opt_snapshot, opt_device, opt_global, opt_netdev,
+    opt_nic, opt_net, opt_hda, opt_hdb, opt_hdc, opt_hdd, opt_cdrom, opt_object, opt_serial, opt_monitor, opt_qmp, opt_qmp_pretty, opt_mon,
     opt_chardev, opt_debugcon, opt_display, opt_vga, opt_parallel, opt_nographic;

@@ -100,6 +100,10 @@ struct vm {
     GPtrArray *chardevs; /* struct chardev *: backend/ */
     GPtrArray *nets;     /* struct net *: whoever makes one (options, builder) enters it */
     GPtrArray *monitors; /* monitor/'s own */
+    GPtrArray *drives;   /* struct drive *: dev/drive.c */
+    GPtrArray *ide_buses; /* struct ide_bus *: dev/ide/unit.c */
+    /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
+    void (*tray_moved)(struct vm *, const char *drive, const char *dev, bool open);
 };
 
 struct vm *vm_new(void);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* types.c - every device type there is, by hand; a new device is one line here. */
 #include "vmm/core/dev.h"
+#include "vmm/dev/ide/ide.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/hpet.h"
@@ -16,6 +17,10 @@
 #include "vmm/dev/virtio/types.h"
 
 const struct dev_type *const dev_types[] = {
+    /* ide/ */
+    &ide_cd_type,
+    &ide_hd_type,
+    &piix3_ide_type,
     /* pc/ */
     &acpi_pm_type,
     &debugcon_type,

@@ -42,8 +42,8 @@ struct machine {
     struct ram_block *ram, *bios;
     u64 ram_low, ram_high; /* bytes below and above 4 GiB */
     bool started;          /* vCPU threads exist */
+    bool booted;           /* -boot once= has been used up */
 
-    GHashTable *images; /* drive id -> struct image * */
     GHashTable *nets;   /* netdev id -> struct net * */
     u32 mmio_used;      /* microvm: virtio slots */
 
@@ -96,6 +96,8 @@ bool machine_make_serials(struct machine *, GError **error);
 bool machine_make_debugcon(struct machine *, GError **error);
 /* What firmware reads: CMOS RAM, and the configuration device with tables and -fw_cfg files. */
 void machine_set_cmos(struct machine *);
+/* -boot's letters; at each reset, as once= holds for the first time only. */
+void machine_set_boot_order(struct machine *);
 bool machine_fill_fw_cfg(struct machine *, GError **error);
 /* Direct boot: makes tables (ACPI, SMBIOS); then the kernel's pieces. */
 bool machine_make_tables(struct machine *, GError **error);

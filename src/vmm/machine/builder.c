@@ -13,6 +13,7 @@
 #include "net/net.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/ram.h"
+#include "vmm/dev/drive.h"
 #include "vmm/dev/pc/intc.h"
 #include "vmm/machine/board.h"
 
@@ -52,14 +53,19 @@ static bool make_drives(struct machine *m, GError **error)
 {
     for (guint i = 0; i < m->desc->drives->len; i++) {
         const struct drive_desc *d = m->desc->drives->pdata[i];
-        struct image *img = d->dict ? image_open_dict(dict_copy(d->dict), &d->options, error)
-                                    : image_open(d->file, &d->options, error);
+        struct image *img = NULL;
 
-        if (!img) {
+        if (d->dict)
+            img = image_open_dict(dict_copy(d->dict), &d->options, error);
+        else if (d->file)
+            img = image_open(d->file, &d->options, error);
+        if (!img && (d->dict || d->file)) {
             g_prefix_error(error, "-drive: ");
             return false;
         }
-        g_hash_table_insert(m->images, d->id, img);
+        struct drive *drive = drive_new(m->vm, d->id, img, d->cdrom);
+        drive->options = d->options;
+        drive->options.format = NULL; /* another medium is probed anew */
     }
     return true;
 }
@@ -93,9 +99,17 @@ bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const 
 
     if (!p || p->kind != PROP_PTR || !p->link)
         return dev_set(d, name, text, error);
-    if (strcmp(p->link, "drive") == 0)
-        ptr = g_hash_table_lookup(m->images, text);
-    else if (strcmp(p->link, "netdev") == 0)
+    if (strcmp(p->link, "drive") == 0 || strcmp(p->link, "medium") == 0) {
+        struct drive *drive = drive_find(m->vm, text, NULL);
+
+        ptr = drive;
+        if (drive && strcmp(p->link, "drive") == 0)
+            ptr = drive->image;
+        if (drive && !ptr)
+            return fail(error, ERR_ARGUMENT, "%s: %s=%s: the drive is empty", d->type->name,
+                        name, text);
+    }
+    if (strcmp(p->link, "netdev") == 0)
         ptr = g_hash_table_lookup(m->nets, text);
     else if (strcmp(p->link, "chardev") == 0)
         ptr = chardev_find(m->vm, text);
@@ -267,7 +281,6 @@ struct machine *machine_build(const struct machine_desc *desc, GError **error)
     struct machine *m = g_new0(struct machine, 1);
 
     m->desc = desc;
-    m->images = g_hash_table_new(g_str_hash, g_str_equal);
     m->nets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     m->vm = vm_new();
     m->vm->name = g_strdup(desc->name ? desc->name : "guest");
@@ -290,9 +303,12 @@ void machine_free(struct machine *m)
     if (!m)
         return;
     cpu_stop(m->vm);
-    g_hash_table_iter_init(&it, m->images);
-    while (g_hash_table_iter_next(&it, NULL, &v))
-        image_drain(v);
+    for (u32 i = 0; m->vm->drives && i < m->vm->drives->len; i++) {
+        const struct drive *d = m->vm->drives->pdata[i];
+
+        if (d->image)
+            image_drain(d->image);
+    }
     vm_free_devs(m->vm);
     pc_intc_free(m->vm);
     g_hash_table_iter_init(&it, m->nets);
@@ -300,11 +316,8 @@ void machine_free(struct machine *m)
         net_free(v);
     chardev_free_all(m->vm);
     cpu_close(m->vm);
+    drive_free_all(m->vm);
     vm_free(m->vm);
-    g_hash_table_iter_init(&it, m->images);
-    while (g_hash_table_iter_next(&it, NULL, &v))
-        image_close(v);
-    g_hash_table_unref(m->images);
     g_hash_table_unref(m->nets);
     boot_free(m->boot);
     if (m->tables)

@@ -116,7 +116,7 @@ static bool link_check(const struct machine_desc *d, const struct prop *p, const
 
     if (!p->link)
         return fail(error, ERR_ARGUMENT, "property '%s' cannot be set", p->name);
-    if (strcmp(p->link, "drive") == 0)
+    if (strcmp(p->link, "drive") == 0 || strcmp(p->link, "medium") == 0)
         there = drive_find(d, val) != NULL;
     else if (strcmp(p->link, "netdev") == 0)
         there = list_has(d->netdevs, val);
@@ -151,6 +151,9 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
     if (!t || !type_offered(t))
         return fail(error, ERR_NOT_FOUND, "there is no device '%s'; -device help lists them",
                     dev->type);
+    if (d->board != BOARD_PC && (t->kind == DEV_IDE || t->kind == DEV_FLOPPY))
+        return fail(error, ERR_ARGUMENT, "%s needs a controller, which machine %s has not",
+                    name, machine_board_name(d->board));
     if (d->board != BOARD_PC && t->kind == DEV_PCI)
         return fail(error, ERR_ARGUMENT, "%s needs PCI, which machine %s has not", name,
                     machine_board_name(d->board));
@@ -180,8 +183,8 @@ static bool device_check(const struct machine_desc *d, const struct device_desc 
             g_prefix_error(error, "%s: ", name);
             return false;
         }
-        g_autofree char *key = g_strdup_printf("%s %s", p->link, o->val);
-        if ((strcmp(p->link, "drive") == 0 || strcmp(p->link, "netdev") == 0) &&
+        g_autofree char *key = g_strdup_printf("%s %s", o->key, o->val);
+        if ((strcmp(o->key, "drive") == 0 || strcmp(o->key, "netdev") == 0) &&
             !g_hash_table_add(used, g_steal_pointer(&key)))
             return fail(error, ERR_BUSY, "%s: %s=%s has a device already", name, o->key,
                         o->val);
@@ -206,7 +209,7 @@ static bool ids_check(const GPtrArray *list, const char *option, GError **error)
 static bool board_check(const struct machine_desc *d, GError **error)
 {
     const char *name = machine_board_name(d->board);
-    bool boot = d->boot_order || d->boot_menu || d->boot_strict || d->boot_menu_wait >= 0 ||
+    bool boot = d->boot_order || d->boot_once || d->boot_menu || d->boot_strict || d->boot_menu_wait >= 0 ||
                 d->boot_fail_wait >= 0;
 
     if (d->board == BOARD_PC)

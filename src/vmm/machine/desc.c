@@ -165,6 +165,7 @@ static void drive_free(void *p)
     g_free(d->id);
     g_free(d->file);
     dict_free(d->dict);
+    g_free(d->iface);
     g_free(d->serial);
     g_free((char *)d->options.format);
     g_free(d);
@@ -252,6 +253,7 @@ void machine_desc_free(struct machine_desc *d)
         g_free(d->serial[i]);
     g_free(d->debugcon);
     g_free(d->boot_order);
+    g_free(d->boot_once);
     g_free(d->rtc_base);
     g_free(d);
 }
@@ -260,7 +262,7 @@ struct drive_desc *machine_add_drive(struct machine_desc *d)
 {
     struct drive_desc *r = g_new0(struct drive_desc, 1);
 
-    r->boot_index = -1;
+    r->index = r->bus = r->unit = -1;
     g_ptr_array_add(d->drives, r);
     return r;
 }

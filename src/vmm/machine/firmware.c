@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "vmm/dev/ide/ide.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pci/pci.h"
@@ -113,18 +114,47 @@ static u8 boot_code(char letter)
     }
 }
 
+void machine_set_boot_order(struct machine *m)
+{
+    const char *order = m->desc->boot_order ? m->desc->boot_order : "cad";
+    u8 boot[3] = { 0 };
+
+    if (m->desc->boot_once && !m->booted)
+        order = m->desc->boot_once;
+    m->booted = true;
+    for (int i = 0; i < 3 && order[i]; i++)
+        boot[i] = boot_code(order[i]);
+    rtc_set_cmos(m->rtc, 0x38,
+                 (u8)(boot[2] << 4 | 1)); /* 1: floppies without signature boot too */
+    rtc_set_cmos(m->rtc, 0x3d, (u8)(boot[0] | boot[1] << 4));
+}
+
+/* How a BIOS shows a disk's geometry to those that know 1024 cylinders: two bits a disk. */
+static u8 disk_translation(const struct machine *m)
+{
+    u8 bits = 0;
+
+    for (u32 i = 0; i < m->vm->devs->len; i++) {
+        const struct ide_unit *u = ide_unit_of(m->vm->devs->pdata[i]);
+        enum { AS_IS, LBA, LARGE } how = AS_IS;
+
+        if (!u || u->cd || u->bus->host->type != &piix3_ide_type)
+            continue;
+        if (u->cylinders > 1024)
+            how = u->cylinders * u->default_heads > 131072 ? LBA : LARGE;
+        bits |= (u8)(how << 2 * (u->bus->index * 2 + u->nr));
+    }
+    return bits;
+}
+
 /* Indices as SeaBIOS reads them (src/hw/rtc.h). */
 void machine_set_cmos(struct machine *m)
 {
-    const char *order = m->desc->boot_order ? m->desc->boot_order : "cad";
     u64 ext_kib = m->ram_low > MiB ? MIN((m->ram_low - MiB) >> 10, 0xffffull) : 0;
     u64 above_16m = m->ram_low > 16 * MiB ? (m->ram_low - 16 * MiB) >> 16 : 0;
     u64 high = m->ram_high >> 16;
-    u8 boot[3] = { 0 };
     struct dev *rtc = m->rtc;
 
-    for (int i = 0; i < 3 && order[i]; i++)
-        boot[i] = boot_code(order[i]);
     rtc_set_cmos(rtc, 0x14, 0x06); /* coprocessor, mouse */
     rtc_set_cmos(rtc, 0x15, 640 & 0xff);
     rtc_set_cmos(rtc, 0x16, 640 >> 8);
@@ -134,9 +164,7 @@ void machine_set_cmos(struct machine *m)
     rtc_set_cmos(rtc, 0x31, (u8)(ext_kib >> 8));
     rtc_set_cmos(rtc, 0x34, (u8)above_16m);
     rtc_set_cmos(rtc, 0x35, (u8)(above_16m >> 8));
-    rtc_set_cmos(rtc, 0x38,
-                 (u8)(boot[2] << 4 | 1)); /* 1: floppies without signature boot too */
-    rtc_set_cmos(rtc, 0x3d, (u8)(boot[0] | boot[1] << 4));
+    rtc_set_cmos(rtc, 0x39, disk_translation(m));
     rtc_set_cmos(rtc, 0x5b, (u8)high);
     rtc_set_cmos(rtc, 0x5c, (u8)(high >> 8));
     rtc_set_cmos(rtc, 0x5d, (u8)(high >> 16));
@@ -189,36 +217,75 @@ static bool fw_cfg_smbios(struct machine *m, GError **error)
            fw_cfg_add_file(m->fw_cfg, "etc/smbios/smbios-anchor", anchor, sizeof anchor, error);
 }
 
-static int by_bootindex(gconstpointer a, gconstpointer b)
-{
-    const struct pci_dev *x = *(struct pci_dev *const *)a, *y = *(struct pci_dev *const *)b;
+struct boot_entry {
+    u32 index;
+    char *path;
+};
 
-    return x->bootindex < y->bootindex ? -1 : x->bootindex > y->bootindex;
+static int by_index(gconstpointer a, gconstpointer b)
+{
+    const struct boot_entry *x = *(struct boot_entry *const *)a,
+                            *y = *(struct boot_entry *const *)b;
+
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+static void boot_entry_free(void *p)
+{
+    struct boot_entry *e = p;
+
+    g_free(e->path);
+    g_free(e);
+}
+
+static char *pci_path(const struct pci_dev *p, const char *name)
+{
+    unsigned slot = p->fn >> 3, fn = p->fn & 7;
+
+    return fn ? g_strdup_printf("/pci@i0cf8/%s@%x,%x", name, slot, fn)
+              : g_strdup_printf("/pci@i0cf8/%s@%x", name, slot);
+}
+
+/* Where a device with bootindex= is, as an Open Firmware path; NULL: it has none. */
+static char *boot_path(struct dev *d, u32 *ret_index)
+{
+    const struct ide_unit *u = ide_unit_of(d);
+    const struct pci_dev *p = pci_dev_of(d);
+
+    if (u) {
+        g_autofree char *host = pci_path(pci_dev_of(u->bus->host), "ide");
+
+        *ret_index = u->bootindex;
+        return g_strdup_printf("%s/drive@%x/disk@%x", host, u->bus->index, u->nr);
+    }
+    if (!p || p->pt->fixed)
+        return NULL;
+    bool net = p->pt->class >> 16 == 2;
+    g_autofree char *host = pci_path(p, net ? "ethernet" : "scsi");
+
+    *ret_index = p->bootindex;
+    return g_strconcat(host, net ? "/ethernet-phy@0" : "/disk@0,0", NULL);
 }
 
 /* Open Firmware paths of the devices with bootindex=, in their order. */
 static bool fw_cfg_bootorder(struct machine *m, GError **error)
 {
-    g_autoptr(GPtrArray) devs = g_ptr_array_new();
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(boot_entry_free);
     g_autoptr(GString) s = g_string_new(NULL);
 
     for (guint i = 0; i < m->vm->devs->len; i++) {
-        struct pci_dev *p = pci_dev_of(m->vm->devs->pdata[i]);
+        struct boot_entry e = { .index = UINT32_MAX };
 
-        if (p && !p->pt->fixed && p->bootindex != UINT32_MAX)
-            g_ptr_array_add(devs, p);
+        e.path = boot_path(m->vm->devs->pdata[i], &e.index);
+        if (e.path && e.index != UINT32_MAX)
+            g_ptr_array_add(list, g_memdup2(&e, sizeof e));
+        else
+            g_free(e.path);
     }
-    g_ptr_array_sort(devs, by_bootindex);
-    for (guint i = 0; i < devs->len; i++) {
-        const struct pci_dev *p = devs->pdata[i];
-        bool net = p->pt->class >> 16 == 2;
-        unsigned slot = p->fn >> 3, fn = p->fn & 7;
-        g_autofree char *sub = fn ? g_strdup_printf(",%x", fn) : g_strdup("");
-
-        g_string_append_printf(s, "%s/pci@i0cf8/%s@%x%s/%s", i ? "\n" : "",
-                               net ? "ethernet" : "scsi", slot, sub,
-                               net ? "ethernet-phy@0" : "disk@0,0");
-    }
+    g_ptr_array_sort(list, by_index);
+    for (guint i = 0; i < list->len; i++)
+        g_string_append_printf(s, "%s%s", i ? "\n" : "",
+                               ((const struct boot_entry *)list->pdata[i])->path);
     if (m->desc->boot_strict)
         g_string_append_printf(s, "%sHALT", s->len ? "\n" : "");
     return !s->len || fw_cfg_add_file(m->fw_cfg, "bootorder", s->str, s->len + 1, error);

@@ -40,9 +40,9 @@ struct drive_desc {
     char *id;          /* never NULL */
     char *file;        /* NULL: an empty drive */
     struct dict *dict; /* -blockdev: what to open instead of file; or NULL */
-    bool attach;       /* if=virtio: the builder makes the device */
+    char *iface;       /* if=: the device to make for it; "none": none; NULL: the board's */
+    int index, bus, unit; /* of those of its interface; -1: the next free one */
     bool cdrom;
-    int boot_index; /* -1: none */
     char *serial;
     struct image_options options; /* format is owned here */
 };
@@ -94,6 +94,7 @@ struct machine_desc {
     char *debugcon;            /* chardev spec for port 0x402, or NULL */
 
     char *boot_order; /* letters, or NULL */
+    char *boot_once;  /* the same for the first boot only, or NULL */
     bool boot_menu, boot_strict;
     int boot_menu_wait; /* ms, -1: default */
     int boot_fail_wait; /* ms, -1: none */

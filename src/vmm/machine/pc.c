@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/backend/chardev.h"
+#include "vmm/dev/ide/ide.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/intc.h"
@@ -149,12 +150,16 @@ static bool pc_build(struct machine *m, GError **error)
         if (!machine_part(m, &parts[i], NULL, error))
             return false;
     m->has_i8042 = true;
+    if (!piix3_ide_new(m->pci, vm_gsi(vm, 14), vm_gsi(vm, 15), error))
+        return false;
     return timers_make(m, error) && pm_make(m, direct, error) && fw_cfg_make(m, error) &&
            machine_make_serials(m, error) && machine_make_debugcon(m, error);
 }
 
 static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError **error)
 {
+    if (d->type->kind == DEV_IDE)
+        return ide_place(d, bus, error);
     if (d->type->kind != DEV_PCI)
         return true; /* ISA devices know their ports */
     if (bus && strcmp(bus, "pci.0") != 0 && strcmp(bus, "pci") != 0)
@@ -176,6 +181,7 @@ static bool pc_finish(struct machine *m, GError **error)
 
 static bool pc_reset(struct machine *m, GError **error)
 {
+    machine_set_boot_order(m);
     if (!m->boot)
         return true;
     return pci_setup(m->vm, m->pci, error) && machine_reset_kernel(m, error);

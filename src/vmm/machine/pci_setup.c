@@ -16,7 +16,9 @@ enum {
     IO_START = 0xc000,
     IO_END = 0x10000,
     PIIX3_FN = 1 * 8,
+    PIIX3_IDE_FN = 1 * 8 + 1,
     PIIX4_PM_FN = 1 * 8 + 3,
+    IDETIM = 0x40, /* of each channel; bit 15: its ports answer */
     PIRQRC = 0x60,
     PMBA = 0x40,
     PMREGMISC = 0x80,
@@ -115,6 +117,10 @@ bool pci_setup(struct vm *vm, struct pci_bus *bus, GError **error)
             continue;
         if (!function_setup(bus, (u8)fn, &io, &mem, error))
             return false;
+    }
+    if (pci_bus_dev(bus, PIIX3_IDE_FN)) {
+        pci_config_write(bus, PIIX3_IDE_FN, IDETIM, 0x8000, 2);
+        pci_config_write(bus, PIIX3_IDE_FN, IDETIM + 2, 0x8000, 2);
     }
     if (pci_bus_dev(bus, PIIX4_PM_FN)) {
         pci_config_write(bus, PIIX4_PM_FN, PCI_INT_LINE, PC_SCI, 1);

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* drive.c - see drive.h. */
+#include "vmm/dev/drive.h"
+
+#include <string.h>
+
+#include "base/error.h"
+
+struct drive *drive_new(struct vm *vm, const char *id, struct image *image, bool cdrom)
+{
+    struct drive *d = g_new0(struct drive, 1);
+
+    d->vm = vm;
+    d->id = g_strdup(id);
+    d->image = image;
+    d->cdrom = cdrom;
+    d->options.read_only = cdrom;
+    if (!vm->drives)
+        vm->drives = g_ptr_array_new();
+    g_ptr_array_add(vm->drives, d);
+    return d;
+}
+
+void drive_free(struct drive *d)
+{
+    if (!d)
+        return;
+    g_ptr_array_remove(d->vm->drives, d);
+    image_close(d->image);
+    g_free(d->id);
+    g_free(d);
+}
+
+void drive_free_all(struct vm *vm)
+{
+    while (vm->drives && vm->drives->len)
+        drive_free(vm->drives->pdata[0]);
+    if (vm->drives)
+        g_ptr_array_unref(vm->drives);
+    vm->drives = NULL;
+}
+
+struct drive *drive_find(struct vm *vm, const char *id, const char *dev_id)
+{
+    for (u32 i = 0; vm->drives && i < vm->drives->len; i++) {
+        struct drive *d = vm->drives->pdata[i];
+
+        if ((id && strcmp(d->id, id) == 0) ||
+            (dev_id && d->dev && strcmp(d->dev->id, dev_id) == 0))
+            return d;
+    }
+    return NULL;
+}
+
+void drive_attach(struct drive *d, struct dev *dev, struct dev *lock,
+                  const struct drive_ops *ops, void *opaque)
+{
+    d->dev = dev;
+    d->lock = lock;
+    d->ops = ops;
+    d->opaque = opaque;
+}
+
+void drive_detach(struct drive *d)
+{
+    d->dev = d->lock = NULL;
+    d->ops = NULL;
+    d->opaque = NULL;
+}
+
+bool drive_tray_open(struct drive *d)
+{
+    bool open = false;
+
+    if (!d->ops || !d->ops->tray_open)
+        return false;
+    dev_lock(d->lock);
+    open = d->ops->tray_open(d->opaque);
+    dev_unlock(d->lock);
+    return open;
+}
+
+bool drive_locked(struct drive *d)
+{
+    bool locked = false;
+
+    if (!d->ops || !d->ops->locked)
+        return false;
+    dev_lock(d->lock);
+    locked = d->ops->locked(d->opaque);
+    dev_unlock(d->lock);
+    return locked;
+}
+
+static bool removable(const struct drive *d, GError **error)
+{
+    return d->ops || fail(error, ERR_UNSUPPORTED, "Device '%s' is not removable", d->id);
+}
+
+static void set_tray(struct drive *d, bool open)
+{
+    if (!d->ops->set_tray || d->ops->tray_open(d->opaque) == open)
+        return;
+    d->ops->set_tray(d->opaque, open);
+    drive_tray_moved(d, open);
+}
+
+bool drive_open_tray(struct drive *d, bool force, GError **error)
+{
+    if (!removable(d, error))
+        return false;
+    dev_lock(d->lock);
+    bool held = d->ops->locked && d->ops->locked(d->opaque) && !d->ops->tray_open(d->opaque);
+    if (held && d->ops->asked)
+        d->ops->asked(d->opaque);
+    if (!held || force)
+        set_tray(d, true);
+    dev_unlock(d->lock);
+    return !held || force ||
+           fail(error, ERR_BUSY,
+                "Device '%s' is locked and force was not specified, wait for tray to open and "
+                "try again",
+                d->id);
+}
+
+bool drive_close_tray(struct drive *d, GError **error)
+{
+    if (!removable(d, error))
+        return false;
+    dev_lock(d->lock);
+    set_tray(d, false);
+    dev_unlock(d->lock);
+    return true;
+}
+
+/* The old one is closed once nothing uses it. */
+static void swap(struct drive *d, struct image *with)
+{
+    for (;;) {
+        if (d->image)
+            image_drain(d->image); /* completions need the lock that we do not have yet */
+        dev_lock(d->lock);
+        if (!d->ops->busy || !d->ops->busy(d->opaque))
+            break;
+        dev_unlock(d->lock);
+    }
+    struct image *old = d->image;
+    d->image = with;
+    if (old || with)
+        d->ops->changed(d->opaque);
+    dev_unlock(d->lock);
+    image_close(old);
+}
+
+bool drive_eject(struct drive *d, bool force, GError **error)
+{
+    if (!drive_open_tray(d, force, error))
+        return false;
+    swap(d, NULL);
+    return true;
+}
+
+bool drive_change(struct drive *d, const char *file, const char *format, int read_only,
+                  bool force, GError **error)
+{
+    struct image_options o = d->options;
+
+    if (!removable(d, error))
+        return false;
+    o.format = format;
+    if (read_only >= 0)
+        o.read_only = read_only || d->cdrom;
+    struct image *image = image_open(file, &o, error);
+    if (!image)
+        return false;
+    if (!drive_eject(d, force, error)) {
+        image_close(image);
+        return false;
+    }
+    swap(d, image);
+    return drive_close_tray(d, error);
+}
+
+struct moved {
+    struct vm *vm;
+    char *id, *dev;
+    bool open;
+};
+
+static void tell_moved(void *opaque)
+{
+    struct moved *m = opaque;
+
+    if (m->vm->tray_moved)
+        m->vm->tray_moved(m->vm, m->id, m->dev, m->open);
+    g_free(m->id);
+    g_free(m->dev);
+    g_free(m);
+}
+
+void drive_tray_moved(struct drive *d, bool open)
+{
+    struct moved *m = g_new(struct moved, 1);
+
+    *m = (struct moved){ d->vm, g_strdup(d->id), g_strdup(d->dev ? d->dev->id : ""), open };
+    vm_on_main(d->vm, tell_moved, m);
+}
