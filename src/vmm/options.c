@@ -341,8 +341,10 @@ static bool parse_all(struct parse *p, int argc, char **argv, GError **error)
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
 
-        if (name[0] != '-' || !name[1])
-            return opt_hda(p, name, error) || (g_prefix_error(error, "%s: ", name), false);
+        if (name[0] != '-' || !name[1]) { /* a disk image */
+            opt_hda(p, name, NULL);
+            continue;
+        }
         name += name[1] == '-' && name[2] ? 2 : 1;
         const struct option *o = option_find(name);
 

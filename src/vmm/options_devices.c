@@ -232,8 +232,8 @@ static bool place_find(const struct parse *p, struct drive_desc *d, const struct
 static void drive_name(struct drive_desc *d)
 {
     if (strcmp(d->iface, "ide") == 0)
-        d->id = g_strdup_printf("ide%d-%s%d", d->index / 2, d->cdrom ? "cd" : "hd",
-                                d->index % 2);
+        d->id =
+            g_strdup_printf("ide%d-%s%d", d->index / 2, d->cdrom ? "cd" : "hd", d->index % 2);
     else
         d->id = g_strdup_printf("%s%d", d->iface, d->index);
 }

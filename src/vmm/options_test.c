@@ -153,10 +153,6 @@ TEST(unknown)
     bad("-foo", "-foo: there is no such option");
     bad("--foo", "-foo: there is no such option");
     bad("-incoming tcp:0:1", "-incoming: not there yet");
-    bad("disk.img", "disk.img: IDE disks are not there yet; use -drive "
-                    "file=disk.img,format=raw,if=virtio");
-    bad("-hda x", "-hda: IDE disks are not there yet; use -drive "
-                  "file=x,format=raw,if=virtio");
     bad("-append x", "-append: is for -kernel, which is missing");
 }
 
@@ -170,11 +166,13 @@ TEST(drives)
     EXPECT_EQ(o->machine->drives->len, 2);
     EXPECT_STR(d->file, "a,b.img");
     EXPECT_STR(d->id, "virtio0");
-    EXPECT(d->attach && d->options.snapshot);
+    EXPECT_STR(d->iface, "virtio");
+    EXPECT(d->options.snapshot);
     EXPECT_EQ(d->options.cache, IMAGE_NONE);
     d = o->machine->drives->pdata[1];
     EXPECT_STR(d->id, "d1");
-    EXPECT(!d->attach && d->options.read_only);
+    EXPECT_STR(d->iface, "none");
+    EXPECT(d->options.read_only);
     EXPECT_EQ(o->machine->devices->len, 2);
     options_free(o);
 
@@ -193,11 +191,8 @@ TEST(drives)
     EXPECT_STR(dict_peek(d->dict, "file.driver"), "file");
     options_free(o);
 
-    bad("-drive file=x",
-        "-drive: without if= x would be an IDE disk, and IDE is not there yet; "
-        "use if=virtio");
-    bad("-drive file=x,if=ide", "-drive: if=ide is not there yet; use if=virtio");
-    bad("-drive file=x,if=foo", "-drive: there is no if=foo; there is virtio, none");
+    bad("-drive file=x,if=scsi", "-drive: if=scsi is not there yet; use if=ide");
+    bad("-drive file=x,if=foo", "-drive: there is no if=foo; there is ide, virtio, none");
     bad("-drive if=virtio", "-drive: 'if=virtio': file= is needed");
     GError *e = NULL;
     EXPECT(!parse("-drive file=x,if=virtio,format=zip", &e));
@@ -211,6 +206,51 @@ TEST(drives)
     bad("-drive file=x,if=virtio,id=9", "-drive: '9' is no id: a letter, then letters, digits, "
                                         "'-', '.', '_'");
     bad("-blockdev raw,node-name=r,file=f", "-blockdev: there is no node 'f' before it");
+}
+
+static const char *device_of(const struct options *o, u32 i, const char *prop)
+{
+    const struct device_desc *d = o->machine->devices->pdata[i];
+
+    return strcmp(prop, "type") == 0 ? d->type : opts_get(d->props, prop);
+}
+
+TEST(ide_drives)
+{
+    struct options *o = good("-cdrom c.iso -drive file=x -hda a -drive file=y,bus=1,unit=1 "
+                             "-boot order=cd,once=d,menu=on");
+
+    EXPECT_EQ(o->machine->devices->len, 4);
+    EXPECT_STR(device_of(o, 0, "type"), "ide-cd");
+    EXPECT_STR(device_of(o, 0, "drive"), "ide1-cd0");
+    EXPECT_STR(device_of(o, 0, "bus"), "ide.1");
+    EXPECT_STR(device_of(o, 0, "unit"), "0");
+    EXPECT_STR(device_of(o, 1, "drive"), "ide0-hd1"); /* what others have left */
+    EXPECT_STR(device_of(o, 1, "type"), "ide-hd");
+    EXPECT_STR(device_of(o, 2, "drive"), "ide0-hd0");
+    EXPECT_STR(device_of(o, 3, "drive"), "ide1-hd1");
+    EXPECT_STR(o->machine->boot_order, "cd");
+    EXPECT_STR(o->machine->boot_once, "d");
+    EXPECT(((const struct drive_desc *)o->machine->drives->pdata[0])->options.read_only);
+    options_free(o);
+
+    o = good("disk.img -drive if=ide,media=cdrom,index=3 -drive file=n,if=none,media=cdrom");
+    EXPECT_STR(device_of(o, 0, "drive"), "ide0-hd0");
+    EXPECT_STR(device_of(o, 1, "drive"), "ide1-cd1"); /* empty */
+    EXPECT_EQ(o->machine->devices->len, 2);
+    options_free(o);
+
+    o = good("-M microvm -kernel k -drive file=x");
+    EXPECT_STR(device_of(o, 0, "type"), "virtio-blk");
+    options_free(o);
+
+    bad("-hda a -drive file=b,index=0", "-drive: if=ide: two drives for index=0");
+    bad("-drive file=b,index=4", "-drive: if=ide: there is room for 4 drives");
+    bad("-hda a -hdb b -hdc c -hdd d -drive file=e",
+        "-drive: if=ide: there is room for 4 drives");
+    bad("-drive file=b,index=1,bus=0", "-drive: index cannot be used with bus and unit");
+    bad("-drive file=b,bus=0,unit=2", "-drive: if=ide: a bus has 2 units, there is no unit 2");
+    bad("-drive if=ide", "-drive: 'if=ide': file= is needed");
 }
 
 TEST(network)

@@ -44,8 +44,8 @@ struct machine {
     bool started;          /* vCPU threads exist */
     bool booted;           /* -boot once= has been used up */
 
-    GHashTable *nets;   /* netdev id -> struct net * */
-    u32 mmio_used;      /* microvm: virtio slots */
+    GHashTable *nets; /* netdev id -> struct net * */
+    u32 mmio_used;    /* microvm: virtio slots */
 
     struct pci_bus *pci; /* NULL: none */
     struct dev *fw_cfg;  /* NULL: none */

@@ -209,8 +209,8 @@ static bool ids_check(const GPtrArray *list, const char *option, GError **error)
 static bool board_check(const struct machine_desc *d, GError **error)
 {
     const char *name = machine_board_name(d->board);
-    bool boot = d->boot_order || d->boot_once || d->boot_menu || d->boot_strict || d->boot_menu_wait >= 0 ||
-                d->boot_fail_wait >= 0;
+    bool boot = d->boot_order || d->boot_once || d->boot_menu || d->boot_strict ||
+                d->boot_menu_wait >= 0 || d->boot_fail_wait >= 0;
 
     if (d->board == BOARD_PC)
         return true;

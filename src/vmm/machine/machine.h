@@ -37,10 +37,10 @@ void opts_add(GPtrArray *, const char *key, const char *val);
 char *opts_text(const GPtrArray *);
 
 struct drive_desc {
-    char *id;          /* never NULL */
-    char *file;        /* NULL: an empty drive */
-    struct dict *dict; /* -blockdev: what to open instead of file; or NULL */
-    char *iface;       /* if=: the device to make for it; "none": none; NULL: the board's */
+    char *id;             /* never NULL */
+    char *file;           /* NULL: an empty drive */
+    struct dict *dict;    /* -blockdev: what to open instead of file; or NULL */
+    char *iface;          /* if=: the device to make for it; "none": none; NULL: the board's */
     int index, bus, unit; /* of those of its interface; -1: the next free one */
     bool cdrom;
     char *serial;

@@ -85,7 +85,8 @@ struct ata_io {
     u8 *bytes;
 };
 
-/* ---- requests to the image ----------------------------------------------------------------- */
+/* ---- requests to the image -----------------------------------------------------------------
+ */
 
 static void io_done(void *opaque, int ret);
 
@@ -180,7 +181,8 @@ static void io_done(void *opaque, int ret)
     io_free(io);
 }
 
-/* ---- the end of a command ------------------------------------------------------------------ */
+/* ---- the end of a command ------------------------------------------------------------------
+ */
 
 void ata_end(struct ide_unit *u, u8 error)
 {
@@ -194,7 +196,8 @@ void ata_end(struct ide_unit *u, u8 error)
     u->bus->ops->end(u);
 }
 
-/* ---- addresses ----------------------------------------------------------------------------- */
+/* ---- addresses -----------------------------------------------------------------------------
+ */
 
 static bool is_ext(u8 command)
 {
@@ -264,7 +267,8 @@ static u64 blocks(const struct ide_unit *u)
     return u->sectors / (u->logical_block / ATA_SECTOR);
 }
 
-/* ---- data ---------------------------------------------------------------------------------- */
+/* ---- data ----------------------------------------------------------------------------------
+ */
 
 static u32 piece_blocks(const struct ide_unit *u)
 {
@@ -306,9 +310,9 @@ static void disk_error(struct ide_unit *u, int ret)
 {
     address_put(u, u->r.lba);
     log_guest("%s: I/O error at block %llu: %s", u->dev.id, (unsigned long long)u->r.lba,
-             strerror(-ret));
+              strerror(-ret));
     ata_end(u, u->r.flow == FLOW_DISK_IN || u->r.flow == FLOW_WAIT ? ATA_UNC | ATA_ABRT
-                                                                    : ATA_ABRT);
+                                                                   : ATA_ABRT);
 }
 
 /* Discards the next range of the list; the list's end ends the command. */
@@ -420,7 +424,8 @@ void ata_dma_failed(struct ide_unit *u)
     ata_end(u, ATA_ABRT);
 }
 
-/* ---- commands of a disk -------------------------------------------------------------------- */
+/* ---- commands of a disk --------------------------------------------------------------------
+ */
 
 enum way { WAY_PIO, WAY_MULTIPLE, WAY_DMA };
 
@@ -561,9 +566,9 @@ static void identify(struct ide_unit *u)
     w[65] = w[66] = w[67] = w[68] = 120;
     w[80] = 0x00f0; /* ATA-4 to ATA-7 */
     w[81] = 0x0016;
-    w[82] = 0x4021;               /* NOP, write cache, SMART */
-    w[83] = 0x7400;               /* FLUSH, FLUSH EXT, 48 bit */
-    w[84] = 0x4042;               /* FUA, SMART self-test */
+    w[82] = 0x4021; /* NOP, write cache, SMART */
+    w[83] = 0x7400; /* FLUSH, FLUSH EXT, 48 bit */
+    w[84] = 0x4042; /* FUA, SMART self-test */
     w[85] = 0x4000 | (r->write_cache ? 0x20 : 0) | r->smart;
     w[86] = 0x3400;
     w[87] = 0x4042;
@@ -641,7 +646,8 @@ static void set_features(struct ide_unit *u)
     ata_end(u, 0);
 }
 
-/* ---- SMART: a healthy drive ---------------------------------------------------------------- */
+/* ---- SMART: a healthy drive ----------------------------------------------------------------
+ */
 
 static void checksum(u8 *b)
 {

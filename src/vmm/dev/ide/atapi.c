@@ -83,7 +83,8 @@ static u32 cd_sectors(const struct ide_unit *u)
     return (u32)MIN(n, (u64)UINT32_MAX);
 }
 
-/* ---- ends ---------------------------------------------------------------------------------- */
+/* ---- ends ----------------------------------------------------------------------------------
+ */
 
 static void done(struct ide_unit *u)
 {
@@ -141,7 +142,8 @@ static void reply(struct ide_unit *u, u32 n, u32 room)
         done(u);
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------
+ */
 
 static void read_next(struct ide_unit *u)
 {
@@ -256,7 +258,8 @@ static void read_cd(struct ide_unit *u, const u8 *c)
         failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
 }
 
-/* ---- what the drive says ------------------------------------------------------------------- */
+/* ---- what the drive says -------------------------------------------------------------------
+ */
 
 void atapi_identify(struct ide_unit *u)
 {
@@ -377,15 +380,15 @@ static void read_toc(struct ide_unit *u, const u8 *c)
 static void get_configuration(struct ide_unit *u, const u8 *c)
 {
     static const u8 features[] = {
-        0x00, 0x00, 0x03, 8, 0, 0x10, 0, 0, 0, 0x08, 0, 0, /* profiles: DVD-ROM, CD-ROM */
-        0x00, 0x01, 0x0b, 8, 0, 0, 0, 2, 1, 0, 0, 0,       /* core: ATAPI */
-        0x00, 0x02, 0x07, 4, 1, 0, 0, 0,                   /* morphing: events */
-        0x00, 0x03, 0x0b, 4, 0x29, 0, 0, 0,                /* removable: tray, eject, lock */
-        0x00, 0x10, 0x01, 8, 0, 0, 8, 0, 0, 1, 0, 0,       /* random readable: 2048 */
-        0x00, 0x1e, 0x09, 4, 0, 0, 0, 0,                   /* CD read */
-        0x00, 0x1f, 0x01, 0,                               /* DVD read */
-        0x01, 0x00, 0x03, 0,                               /* power management */
-        0x01, 0x05, 0x07, 4, 0, 0, 0, 0,                   /* timeout */
+        0x00, 0x00, 0x03, 8, 0,    0x10, 0, 0, 0, 0x08, 0, 0, /* profiles: DVD-ROM, CD-ROM */
+        0x00, 0x01, 0x0b, 8, 0,    0,    0, 2, 1, 0,    0, 0, /* core: ATAPI */
+        0x00, 0x02, 0x07, 4, 1,    0,    0, 0,                /* morphing: events */
+        0x00, 0x03, 0x0b, 4, 0x29, 0,    0, 0,                /* removable: tray, eject, lock */
+        0x00, 0x10, 0x01, 8, 0,    0,    8, 0, 0, 1,    0, 0, /* random readable: 2048 */
+        0x00, 0x1e, 0x09, 4, 0,    0,    0, 0,                /* CD read */
+        0x00, 0x1f, 0x01, 0,                                  /* DVD read */
+        0x01, 0x00, 0x03, 0,                                  /* power management */
+        0x01, 0x05, 0x07, 4, 0,    0,    0, 0,                /* timeout */
     };
     u8 *b = u->r.buf, rt = c[1] & 3;
     u32 n = 8, from = get16(c + 2);
@@ -459,8 +462,8 @@ static u32 page_put(u8 *to, u8 page, const struct ide_unit *u, bool changeable)
     } else if (page == 0x2a) {
         n = 22;
         memset(to, 0, n);
-        to[2] = 0x08; /* reads DVD-ROM */
-        to[4] = 0x70; /* mode 2 form 1 and 2, multisession */
+        to[2] = 0x08;                          /* reads DVD-ROM */
+        to[4] = 0x70;                          /* mode 2 form 1 and 2, multisession */
         to[6] = (u8)(0x29 | u->r.locked << 1); /* tray, eject, lock */
         put16(to + 8, 706);
         put16(to + 12, 512);
@@ -518,7 +521,8 @@ static void start_stop(struct ide_unit *u, const u8 *c)
     done(u);
 }
 
-/* ---- commands ------------------------------------------------------------------------------ */
+/* ---- commands ------------------------------------------------------------------------------
+ */
 
 static void command(struct ide_unit *u, const u8 *c)
 {
@@ -651,7 +655,8 @@ void atapi_reset(struct ide_unit *u, bool soft)
     r->event = EVENT_NONE;
 }
 
-/* ---- the medium ---------------------------------------------------------------------------- */
+/* ---- the medium ----------------------------------------------------------------------------
+ */
 
 static bool op_tray_open(void *opaque)
 {

@@ -61,13 +61,13 @@ enum {
 /* Where the data of the command under way come from or go to. */
 enum ata_flow {
     FLOW_NONE,
-    FLOW_BUF_IN,    /* buf was filled in by the command */
-    FLOW_DISK_IN,   /* sectors from r.lba on */
+    FLOW_BUF_IN,  /* buf was filled in by the command */
+    FLOW_DISK_IN, /* sectors from r.lba on */
     FLOW_DISK_OUT,
-    FLOW_PACKET,    /* the 12 bytes of a packet command */
-    FLOW_RANGES,    /* data set management: ranges to be discarded */
-    FLOW_WAIT,      /* no data: flush, verify */
-    FLOW_CD_IN,     /* CD sectors from r.lba on */
+    FLOW_PACKET, /* the 12 bytes of a packet command */
+    FLOW_RANGES, /* data set management: ranges to be discarded */
+    FLOW_WAIT,   /* no data: flush, verify */
+    FLOW_CD_IN,  /* CD sectors from r.lba on */
 };
 
 struct ide_unit_regs {
@@ -83,18 +83,19 @@ struct ide_unit_regs {
     u8 flow, dma, fua, waits; /* waits: the controller has buf and is not done with it */
     u8 first;                 /* no piece of this command has moved yet */
     u16 piece;                /* sectors at most in one piece */
+    u8 zero4[4];
     u64 lba;
-    u32 left;     /* sectors that have not been moved */
+    u32 left; /* sectors that have not been moved */
     /* of buf: valid bytes; how far a PIO transfer has come, and up to where it goes now */
     u32 len, pos, block;
     /* CD-ROM */
-    u32 limit;               /* bytes in one DRQ block */
-    u8 sense, asc, ascq;     /* for REQUEST SENSE */
-    u8 attention;            /* pending unit attention: its ASC, 0: none */
-    u8 tray_open, locked;    /* locked by the guest */
-    u8 event;                /* of GET EVENT STATUS NOTIFICATION */
-    u8 cd_raw;               /* whole sectors of 2352 bytes are wanted */
-    u8 zero[2];
+    u32 limit;            /* bytes in one DRQ block */
+    u8 sense, asc, ascq;  /* for REQUEST SENSE */
+    u8 attention;         /* pending unit attention: its ASC, 0: none */
+    u8 tray_open, locked; /* locked by the guest */
+    u8 event;             /* of GET EVENT STATUS NOTIFICATION */
+    u8 cd_raw;            /* whole sectors of 2352 bytes are wanted */
+    u8 zero[4];
     u8 buf[ATA_BUF];
 };
 
@@ -168,7 +169,7 @@ void ata_put_string(u8 *to, const char *text, size_t n); /* padded with spaces, 
 void atapi_identify(struct ide_unit *);
 void atapi_packet(struct ide_unit *);
 void atapi_read_done(struct ide_unit *, int ret); /* a piece of sectors is in buf */
-void atapi_next(struct ide_unit *);            /* the host has taken it */
+void atapi_next(struct ide_unit *);               /* the host has taken it */
 void atapi_reset(struct ide_unit *, bool soft);
 extern const struct drive_ops atapi_drive_ops;
 

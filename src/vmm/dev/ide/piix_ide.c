@@ -2,8 +2,8 @@
 /*
  * piix_ide.c - Intel 82371SB (PIIX3), function 1: two IDE channels with bus-master DMA.
  * Intel 82371FB/82371SB data sheet (290550), 2.3 (configuration), 2.7 (bus master registers);
- * ATA/ATAPI-7 volume 2 for the task file behind ports; "Programming Interface for Bus Master IDE
- * Controller" 1.0 for the PRD tables.
+ * ATA/ATAPI-7 volume 2 for the task file behind ports; "Programming Interface for Bus Master
+ * IDE Controller" 1.0 for the PRD tables.
  *
  *   0x1f0-0x1f7, 0x3f6, IRQ 14    primary      BMIBA + 0: command, + 2: status, + 4: PRD table
  *   0x170-0x177, 0x376, IRQ 15    secondary    BMIBA + 8, + 10, + 12
@@ -99,7 +99,8 @@ static void irq_raise(struct ide_unit *u)
     irq_update(u->bus);
 }
 
-/* ---- bus-master DMA ------------------------------------------------------------------------ */
+/* ---- bus-master DMA ------------------------------------------------------------------------
+ */
 
 static bool flow_in(const struct ide_unit *u)
 {
@@ -221,8 +222,8 @@ static void bm_write(struct dev *d, u64 off, u64 val, unsigned size UNUSED)
         bm_command(&s->ch[off / 8].bus, (u8)val);
         break;
     case 2:
-        c->bm_status = (val & BM_CAPABLE) |
-                       (c->bm_status & ~BM_CAPABLE & ~(val & (BM_INT | BM_ERROR)));
+        c->bm_status =
+            (val & BM_CAPABLE) | (c->bm_status & ~BM_CAPABLE & ~(val & (BM_INT | BM_ERROR)));
         break;
     case 4 ... 7:
         c->bm_table = ((c->bm_table & ~(0xffu << shift)) | (u32)val << shift) & ~3u;

@@ -34,6 +34,7 @@ static const struct state_field unit_fields[] = {
     STATE_UINT(struct ide_unit_regs, waits, 1),
     STATE_UINT(struct ide_unit_regs, first, 1),
     STATE_UINT(struct ide_unit_regs, piece, 256),
+    STATE_PAD(struct ide_unit_regs, zero4),
     STATE_UINT(struct ide_unit_regs, lba, BIT(48)),
     STATE_INT(struct ide_unit_regs, left),
     STATE_UINT(struct ide_unit_regs, len, ATA_BUF),
@@ -52,7 +53,8 @@ static const struct state_field unit_fields[] = {
     STATE_BYTES(struct ide_unit_regs, buf),
 };
 
-/* ---- buses --------------------------------------------------------------------------------- */
+/* ---- buses ---------------------------------------------------------------------------------
+ */
 
 void ide_bus_init(struct ide_bus *b, struct dev *host, const struct ide_bus_ops *ops,
                   const char *name, unsigned index, unsigned units)
@@ -119,7 +121,8 @@ bool ide_place(struct dev *d, const char *bus, GError **error)
                 d->type->name);
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------
+ */
 
 static bool sit_down(struct ide_unit *u, GError **error)
 {
