@@ -6,6 +6,8 @@ const struct driver *const drivers[] = {
     /* formats, probed in this order */
     &format_raw,
     &format_qcow2,
+    &format_vdi,
+    &format_vmdk,
     /* protocols */
     &proto_file,
     &proto_host_device,
