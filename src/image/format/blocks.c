@@ -63,8 +63,8 @@ static int write_pages(struct blocks *b)
             continue;
         u64 copy = b->ops->mirror ? b->ops->mirror(b, pg->index) : 0;
         u64 at = page_host(b, pg->index);
-        int r = copy ? node_pwrite(b->file, copy + pg->lo, pg->raw + pg->lo, pg->hi - pg->lo)
-                     : 0;
+        int r =
+            copy ? node_pwrite(b->file, copy + pg->lo, pg->raw + pg->lo, pg->hi - pg->lo) : 0;
         if (!r)
             r = node_pwrite(b->file, at + pg->lo, pg->raw + pg->lo, pg->hi - pg->lo);
         if (r)
@@ -189,8 +189,8 @@ int blocks_get(struct blocks *b, u64 index, struct block *ret)
     int r = page_get(b, index / per_page, false, &pg);
     if (r || !pg)
         return r;
-    *ret = b->ops->decode(
-        b, index, entry_load(b, pg->raw + (size_t)(index % per_page) * b->entry_bytes));
+    *ret = b->ops->decode(b, index,
+                          entry_load(b, pg->raw + (size_t)(index % per_page) * b->entry_bytes));
     if ((ret->kind == BLOCK_DATA || ret->kind == BLOCK_PACKED) &&
         (ret->host < b->data_min || ret->host >= b->file->size ||
          ret->host > INT64_MAX - b->block))
@@ -699,9 +699,8 @@ enum { CHECK_MAP_MAX = 64 << 20 };
 
 static void say(struct image_check *c, const char *what, u64 index, u64 host)
 {
-    g_autofree char *line =
-        g_strdup_printf("ERROR: block %" G_GUINT64_FORMAT " %s (0x%" G_GINT64_MODIFIER "x)",
-                        index, what, host);
+    g_autofree char *line = g_strdup_printf(
+        "ERROR: block %" G_GUINT64_FORMAT " %s (0x%" G_GINT64_MODIFIER "x)", index, what, host);
 
     if (c->say)
         c->say(c->opaque, line);

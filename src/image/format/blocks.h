@@ -142,7 +142,7 @@ void blocks_node_close(struct node *);
 #define BLOCKS_READ_OPS .read = blocks_node_read, .status = blocks_node_status
 #define BLOCKS_OPS                                                                             \
     BLOCKS_READ_OPS, .write = blocks_node_write, .zero = blocks_node_zero,                     \
-        .discard = blocks_node_discard, .flush = blocks_node_flush
+                     .discard = blocks_node_discard, .flush = blocks_node_flush
 
 /* Deflate.  Inflating: how many bytes came out, or -errno; what follows the stream is not
  * looked at. */

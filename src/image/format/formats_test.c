@@ -17,6 +17,7 @@ static const struct kind {
     u64 size;
     bool cuts;  /* one file: the power-cut test can hold it */
     bool check; /* qemu-img check knows it */
+    bool once;  /* qemu-img cannot write to it again */
 } kinds[] = {
     { "vdi", "", 9 * MiB + 512, true, true },
     { "vdi", "static=on", 5 * MiB, true, true },
@@ -25,7 +26,7 @@ static const struct kind {
     { "vmdk", "subformat=monolithicFlat", 9 * MiB, false, true },
     { "vmdk", "subformat=twoGbMaxExtentSparse", 9 * MiB, false, true },
     { "vmdk", "subformat=twoGbMaxExtentFlat", 9 * MiB, false, true },
-    { "vmdk", "subformat=streamOptimized", 9 * MiB, true, true },
+    { "vmdk", "subformat=streamOptimized", 9 * MiB, true, true, true },
 };
 
 static char *dir;
@@ -278,7 +279,8 @@ TEST(formats_written_by_us_are_read_by_qemu_img)
             EXPECT_EQ(run("qemu-img check -f %s %s", k->format, path), 0);
         EXPECT_EQ(run("qemu-img info %s", path), 0);
         /* And they write there, too. */
-        EXPECT_EQ(run("qemu-img convert -n -f raw -O %s %s %s", k->format, raw, path), 0);
+        if (!k->once)
+            EXPECT_EQ(run("qemu-img convert -n -f raw -O %s %s %s", k->format, raw, path), 0);
         img = opened(path, k->format, true);
         expect_bytes(img, model, size);
         expect_clean(img);

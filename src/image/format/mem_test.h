@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * mem_test.h - for tests: a protocol node in memory that remembers in which order it was written,
- * so that a power cut at any point can be played.
+ * mem_test.h - for tests: a protocol node in memory that remembers in which order it was
+ * written, so that a power cut at any point can be played.
  */
 #pragma once
 

@@ -45,9 +45,9 @@ _Static_assert(sizeof(struct vdi_header) == 512, "the VDI header has a sector");
 
 struct vdi {
     struct blocks_node bn;
-    u32 count;      /* blocks_allocated on disk */
-    u32 next;       /* the first block behind all that are in use */
-    GArray *holes;  /* u32: unused ones before it */
+    u32 count;     /* blocks_allocated on disk */
+    u32 next;      /* the first block behind all that are in use */
+    GArray *holes; /* u32: unused ones before it */
 };
 
 static int vdi_probe(const u8 *head, size_t n_head, const u8 *tail UNUSED, size_t n_tail UNUSED,
@@ -134,8 +134,7 @@ static bool vdi_scan(struct vdi *v, GError **error)
     u64 places = b->file->size > b->data_min
                      ? (b->file->size - b->data_min + b->block - 1) / b->block
                      : 0;
-    g_autofree u8 *map =
-        places / 8 < VDI_MAP_MAX ? g_try_malloc0((gsize)places / 8 + 1) : NULL;
+    g_autofree u8 *map = places / 8 < VDI_MAP_MAX ? g_try_malloc0((gsize)places / 8 + 1) : NULL;
 
     for (u64 i = 0; i < b->entries; i++) {
         struct block k;
@@ -260,7 +259,8 @@ static bool vdi_create(struct node *file, u64 size, struct dict *o, GError **err
     struct vdi_header h = { .text = "<<< Posada VM Virtual Disk Image >>>\n" };
 
     if (blocks > VDI_BLOCKS_MAX)
-        return fail(error, ERR_LIMIT, "Unsupported VDI image size (size is 0x%" G_GINT64_MODIFIER
+        return fail(error, ERR_LIMIT,
+                    "Unsupported VDI image size (size is 0x%" G_GINT64_MODIFIER
                     "x, max supported is 0x%" G_GINT64_MODIFIER "x)",
                     size, (u64)VDI_BLOCKS_MAX * VDI_BLOCK);
     h.signature = le32_of(VDI_SIGNATURE);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * vmdk.c - VMware's virtual disks ("Virtual Disk Format 5.0", VMware): a descriptor in text, and
- * extents.  monolithicSparse and streamOptimized hold both in one file, the others have a file
- * for the descriptor and more for the extents, in the same folder.
+ * vmdk.c - VMware's virtual disks ("Virtual Disk Format 5.0", VMware): a descriptor in text,
+ * and extents.  monolithicSparse and streamOptimized hold both in one file, the others have a
+ * file for the descriptor and more for the extents, in the same folder.
  *
  *   sparse extent:  header | descriptor | redundant GD, GTs | GD, GTs | grains ...
  *
@@ -17,6 +17,7 @@
  * Not supported: VMFS sparse, SESPARSE and ESX's COWD extents, raw device mappings.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,10 +69,10 @@ enum { MARKER_BYTES = 12 };
 
 struct extent_file {
     struct blocks b;
-    u64 start; /* in the guest's disk, bytes */
+    u64 start;   /* in the guest's disk, bytes */
     u64 gd, rgd; /* bytes; rgd 0: none is kept */
     u64 *mirror;
-    char *kind; /* "FLAT", or "" for sparse ones as qemu-img has it */
+    char *kind;  /* "FLAT", or "" for sparse ones as qemu-img has it */
     bool zeroes; /* a ZERO extent: no file */
     bool packed;
     bool markers;
@@ -269,8 +270,8 @@ static int vmdk_pack(struct blocks *b, u64 index, const u8 *from)
         g_autofree u8 *buf = g_try_malloc(room);
         if (!buf)
             return -ENOMEM;
-        size_t n = deflate_to(DEFLATE_ZLIB, from, b->block, buf + MARKER_BYTES,
-                              room - MARKER_BYTES);
+        size_t n =
+            deflate_to(DEFLATE_ZLIB, from, b->block, buf + MARKER_BYTES, room - MARKER_BYTES);
         if (!n)
             return -EIO;
         struct vmdk_marker m = { le64_of(index * (b->block / 512)), le32_of((u32)n) };
@@ -345,11 +346,9 @@ static bool read_footer(struct node *file, struct vmdk_header *h, GError **error
         u8 pad2[496];
     } f;
 
-    if (file->size < sizeof f ||
-        !node_load(file, file->size - sizeof f, &f, sizeof f, "the VMDK footer", error))
-        return error && *error ? false
-                               : fail(error, ERR_FORMAT, "image '%s': no room for its footer",
-                                      file->filename);
+    if (!node_load(file, MAX(file->size, sizeof f) - sizeof f, &f, sizeof f, "the VMDK footer",
+                   error))
+        return false;
     if (le32_get(f.marker.size) || le32_get(f.marker.type) != MARKER_FOOTER ||
         le32_get(f.header.magic) != VMDK_MAGIC || le64_get(f.header.gd_offset) == GD_AT_END)
         return fail(error, ERR_FORMAT, "image '%s': its footer is missing", file->filename);
@@ -419,8 +418,8 @@ static bool add_sparse(struct vmdk *v, struct node *file, u64 sectors, bool own,
             node_unref(file);
         return false;
     }
-    struct extent_file *x = extent_new(v, file, 512 * (sectors ? sectors
-                                                               : le64_get(h.capacity)));
+    struct extent_file *x =
+        extent_new(v, file, 512 * (sectors ? sectors : le64_get(h.capacity)));
     x->own = own ? file : NULL;
     if (sectors && sectors > le64_get(h.capacity))
         return fail(error, ERR_FORMAT,
@@ -437,9 +436,7 @@ static bool add_sparse(struct vmdk *v, struct node *file, u64 sectors, bool own,
     x->markers = flags & FLAG_MARKERS;
     x->gd = le64_get(h.gd_offset) * 512;
     x->rgd = flags & FLAG_RGD ? le64_get(h.rgd_offset) * 512 : 0;
-    b->ops = !x->packed ? &sparse_ops
-             : at_end || !x->markers ? &packed_read_ops
-                                     : &packed_ops;
+    b->ops = !x->packed ? &sparse_ops : at_end || !x->markers ? &packed_read_ops : &packed_ops;
     if ((le32_get(h.version) == 3 && !x->packed) || b->ops == &packed_read_ops)
         v->node.read_only = true;
     b->block = (u32)le64_get(h.grain_size) * 512;
@@ -516,8 +513,9 @@ static bool add_line(struct vmdk *v, const struct extent_line *l, struct dict *o
         return true;
     }
     if ((!flat && !sparse) || !strcmp(l->access, "NOACCESS") || !l->name[0])
-        return fail(error, ERR_UNSUPPORTED, "image '%s': extents of type %s %s are unknown here",
-                    n->filename, l->access, l->kind);
+        return fail(error, ERR_UNSUPPORTED,
+                    "image '%s': extents of type %s %s are unknown here", n->filename,
+                    l->access, l->kind);
     if (!strcmp(l->access, "RDONLY"))
         n->read_only = true;
     g_snprintf(key, sizeof key, "extents.%u", v->extents->len);
@@ -550,8 +548,9 @@ static bool open_descriptor(struct vmdk *v, struct dict *o, const struct open_ho
         if (parse_line(line, &l) && !add_line(v, &l, o, how, error))
             return false;
     }
-    return v->extents->len || fail(error, ERR_FORMAT, "image '%s': its descriptor has no "
-                                                      "extents",
+    return v->extents->len || fail(error, ERR_FORMAT,
+                                   "image '%s': its descriptor has no "
+                                   "extents",
                                    n->filename);
 }
 
@@ -592,8 +591,9 @@ static bool vmdk_open(struct node *n, struct dict *o, const struct open_how *how
     if (!node_load(n->file, 0, magic, sizeof magic, "the VMDK signature", error))
         return false;
     if (!memcmp(magic, "COWD", 4))
-        return fail(error, ERR_UNSUPPORTED, "image '%s': COWD extents (of old ESX servers) are "
-                                            "not supported",
+        return fail(error, ERR_UNSUPPORTED,
+                    "image '%s': COWD extents (of old ESX servers) are "
+                    "not supported",
                     n->filename);
     v->extents = g_ptr_array_new_with_free_func(extent_free);
     v->parent_cid = NO_PARENT;
@@ -895,15 +895,14 @@ static char *descriptor(const struct recipe *m, const char *extents)
                            g_random_int() & ~1u, m->parent_cid, subformats[m->how]);
     if (m->backing)
         g_string_append_printf(s, "parentFileNameHint=\"%s\"\n", m->backing);
-    g_string_append_printf(
-        s,
-        "\n# Extent description\n%s\n# The Disk Data Base\n#DDB\n\n"
-        "ddb.virtualHWVersion = \"%s\"\n"
-        "ddb.geometry.cylinders = \"%" G_GUINT64_FORMAT "\"\n"
-        "ddb.geometry.heads = \"%u\"\nddb.geometry.sectors = \"63\"\n"
-        "ddb.adapterType = \"%s\"\nddb.toolsVersion = \"%s\"\n",
-        extents, m->hwversion, m->size / (63 * 512 * heads), heads, m->adapter,
-        m->toolsversion);
+    g_string_append_printf(s,
+                           "\n# Extent description\n%s\n# The Disk Data Base\n#DDB\n\n"
+                           "ddb.virtualHWVersion = \"%s\"\n"
+                           "ddb.geometry.cylinders = \"%" G_GUINT64_FORMAT "\"\n"
+                           "ddb.geometry.heads = \"%u\"\nddb.geometry.sectors = \"63\"\n"
+                           "ddb.adapterType = \"%s\"\nddb.toolsVersion = \"%s\"\n",
+                           extents, m->hwversion, m->size / (63 * 512 * heads), heads,
+                           m->adapter, m->toolsversion);
     return g_string_free(s, FALSE);
 }
 
@@ -916,8 +915,9 @@ static bool make_piece(struct node *desc, const struct recipe *m, const char *na
 
     if (!file)
         return false;
-    bool ok = m->how == SPLIT_SPARSE ? make_sparse(file, size, false, m->zero_grains, NULL, error)
-                                     : node_truncate(file, size, error);
+    bool ok = m->how == SPLIT_SPARSE
+                  ? make_sparse(file, size, false, m->zero_grains, NULL, error)
+                  : node_truncate(file, size, error);
     int r = node_flush(file);
     node_unref(file);
     return ok && (!r || create_failed(desc, r, error));
@@ -938,10 +938,9 @@ static bool make_pieces(struct node *desc, const struct recipe *m, GError **erro
                     EXTENTS_MAX);
     for (u64 left = m->size; left;) {
         u64 part = MIN(left, most);
-        g_autofree char *name =
-            m->how == MONO_FLAT
-                ? g_strdup_printf("%s-flat.vmdk", base)
-                : g_strdup_printf("%s-%c%03u.vmdk", base, flat ? 'f' : 's', ++i);
+        g_autofree char *name = m->how == MONO_FLAT ? g_strdup_printf("%s-flat.vmdk", base)
+                                                    : g_strdup_printf("%s-%c%03u.vmdk", base,
+                                                                      flat ? 'f' : 's', ++i);
 
         if (!make_piece(desc, m, name, part, error))
             return false;
@@ -956,8 +955,9 @@ static bool make_pieces(struct node *desc, const struct recipe *m, GError **erro
 
 static bool parent_of(struct node *file, struct recipe *m, GError **error)
 {
-    static const struct open_how how = { .no_io = true, .no_backing = true, .force_share = true,
-                                         .depth = 1 };
+    static const struct open_how how = {
+        .no_io = true, .no_backing = true, .force_share = true, .depth = 1
+    };
     g_autofree char *full = node_sibling(file->filename, m->backing);
     struct node *n = node_open_name(full, NULL, &how, error);
 
@@ -975,8 +975,8 @@ static bool parent_of(struct node *file, struct recipe *m, GError **error)
 
 static bool vmdk_create(struct node *file, u64 size, struct dict *o, GError **error)
 {
-    struct recipe m = { .how = (enum subformat)dict_enum(o, "subformat", subformats,
-                                                         MONO_SPARSE),
+    struct recipe m = { .how =
+                            (enum subformat)dict_enum(o, "subformat", subformats, MONO_SPARSE),
                         .size = ROUND_UP(size, 512),
                         .parent_cid = NO_PARENT };
     bool compat6 = dict_bool(o, "compat6", false);
