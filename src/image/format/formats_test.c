@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "base/test.h"
-#include "image/format/mem_test.h"
 #include "image/image.h"
+#include "image/journal.h"
 
 static const struct kind {
     const char *format, *options;
@@ -342,14 +343,17 @@ static void power_cuts(const struct kind *k, u32 cuts)
     const struct driver *drv = driver_find(k->format);
     g_autoptr(GRand) rand = g_rand_new_with_seed(11);
     g_autoptr(GError) error = NULL;
+    static const struct open_how how = { .write = true };
     g_autodict options = dict_from_text(k->options, NULL, NULL);
-    struct node *file = mem_new();
+    g_autodict none = dict_new();
+    struct node *file = journal_new();
     enum { LONGEST = 100000, OPS = 160 };
     g_autofree u8 *buf = g_malloc(LONGEST);
 
     EXPECT(drv->create(file, k->size, options, &error));
-    mem_journal(file); /* from here on */
-    struct node *n = mem_open(drv, file, true, &error);
+    EXPECT_EQ(node_flush(file), 0); /* as image_create() does */
+    guint start = journal_length(file);
+    struct node *n = node_open_over(drv, none, node_ref(file), &how, &error);
     if (!n) {
         printf("# %s\n", error->message);
         EXPECT(n);
@@ -359,7 +363,7 @@ static void power_cuts(const struct kind *k, u32 cuts)
     u8 *model = g_malloc0(size);
     GArray *moments = g_array_new(FALSE, TRUE, sizeof(struct moment));
     struct op ops[OPS];
-    struct moment first = { mem_entries(file), g_memdup2(model, size), 0 };
+    struct moment first = { journal_length(file), g_memdup2(model, size), 0 };
     guint begun[OPS]; /* entries when the operation began */
 
     g_array_append_val(moments, first);
@@ -368,7 +372,7 @@ static void power_cuts(const struct kind *k, u32 cuts)
         u64 at = g_rand_int(rand) % (size - len);
 
         ops[i] = (struct op){ at, len };
-        begun[i] = mem_entries(file);
+        begun[i] = journal_length(file);
         if (i % 9 == 8) {
             EXPECT_EQ(node_zero(n, at, len, i % 2), 0);
             memset(model + at, 0, len);
@@ -379,18 +383,18 @@ static void power_cuts(const struct kind *k, u32 cuts)
         }
         if (i % 10 == 7) {
             EXPECT_EQ(node_flush(n), 0);
-            struct moment m = { mem_entries(file), g_memdup2(model, size), i + 1 };
+            struct moment m = { journal_length(file), g_memdup2(model, size), i + 1 };
             g_array_append_val(moments, m);
         }
     }
     EXPECT_EQ(node_flush(n), 0);
-    guint entries = mem_entries(file);
+    guint entries = journal_length(file);
     g_autofree u8 *now = g_malloc(size);
     g_autofree u8 *touched = g_malloc(size);
 
     for (u32 c = 0; c < cuts; c++) {
-        guint at = (guint)g_rand_int_range(rand, 0, (gint32)entries + 1);
-        struct node *left = mem_cut(file, at, rand);
+        guint at = (guint)g_rand_int_range(rand, (gint32)start, (gint32)entries + 1);
+        struct node *left = journal_cut(file, at, rand);
         struct moment *m = &g_array_index(moments, struct moment, 0);
 
         for (guint i = 0; i < moments->len; i++) {
@@ -400,7 +404,7 @@ static void power_cuts(const struct kind *k, u32 cuts)
         memset(touched, 0, size);
         for (guint i = m->ops; i < OPS && begun[i] <= at; i++)
             memset(touched + ops[i].at, 1, ops[i].len);
-        struct node *again = mem_open(drv, left, true, &error);
+        struct node *again = node_open_over(drv, none, left, &how, &error);
         if (!again) {
             printf("# %s, cut at %u: %s\n", k->format, at, error->message);
             EXPECT(again);
@@ -435,6 +439,7 @@ static void power_cuts(const struct kind *k, u32 cuts)
     g_array_unref(moments);
     g_free(model);
     node_unref(n);
+    node_unref(file);
 }
 
 TEST(formats_survive_power_cuts)
