@@ -72,8 +72,8 @@ static void faults(void)
     EXPECT_EXC("mov to cs", 6, 0, ".byte 0x8e, 0xc8", ::"a"(8));
     EXPECT_EXC("mov cr1", 6, 0, ".byte 0x0f, 0x20, 0xc8", ::: "rax");
     EXPECT_EXC("push es in 64-bit mode", 6, 0, ".byte 0x06", :::);
-    EXPECT_EXC("non-canonical load", 13, 0, "mov (%0), %%rax", ::"r"(noncanon) : "rax");
-    EXPECT_EXC("non-canonical stack load", 12, 0, "mov (%%rbp, %0), %%rax", ::"r"(noncanon)
+    EXPECT_EXC("non-canonical load", 13, 0, "mov (%0), %%rax", ::"b"(noncanon) : "rax");
+    EXPECT_EXC("non-canonical stack load", 12, 0, "mov (%%rsp, %0), %%rax", ::"b"(noncanon)
                : "rax");
     /* Intel faults at the jump, AMD at its target */
     TRY("jmp *%0", ::"r"(noncanon));
@@ -137,7 +137,7 @@ static void gates(void)
     /* contributory after contributory: double fault */
     save = idt[13];
     idt[13].type = 0x0e;
-    TRY("mov (%0), %%rax", ::"r"(noncanon) : "rax");
+    TRY("mov (%0), %%rax", ::"b"(noncanon) : "rax");
     check_exc("gp through a missing gate is a double fault", 8, 0, 0);
     idt[13] = save;
     /* benign first: serial */
@@ -165,6 +165,58 @@ static void gates(void)
         "$0x50; 1: mov %%rbx, %%rsp"
         : "=&r"(sp_in)::"rbx", "memory");
     check_eq("odd stack pointer comes back", exc.sp, sp_in);
+}
+
+/* An exception in the delivery of another (SDM 3, table 6-5). */
+static void nested(void)
+{
+    const ul absent = 0x500000000800, odd = 0x8000000000000000;
+    struct gate save[15];
+
+    memcpy(save, idt, sizeof save);
+    *(u64 *)(tss_bytes + 36) = absent;               /* IST 1: no page */
+    *(u64 *)(tss_bytes + 44) = (ul)stack_top - 8192; /* IST 2: good */
+    *(u64 *)(tss_bytes + 52) = odd;                  /* IST 3: no address */
+    idt[8].ist = 2;
+    idt[14].type = 0x0e;
+    TRY("mov (%0), %%rax", ::"b"(absent) : "rax");
+    check_exc("page fault through a missing gate is a double fault", 8, 0, 0);
+    idt[14] = save[14];
+    idt[14].ist = 1;
+    TRY("mov 256(%0), %%rax", ::"b"(absent) : "rax");
+    check_exc("page fault on a stack that is absent is a double fault", 8, 0, 0);
+    check("CR2 is the stack's", exc_cr2 < absent && exc_cr2 >= absent - 48);
+    idt[14].ist = 2;
+    idt[13].ist = 1;
+    TRY("mov (%0), %%rax", ::"b"(odd) : "rax");
+    check_exc("gp on a stack that is absent becomes a page fault", 14, 2, 0);
+    check("CR2 is the stack's then", exc_cr2 < absent && exc_cr2 >= absent - 48);
+    idt[13].ist = 3;
+    TRY("mov (%0), %%rax", ::"b"(odd) : "rax");
+    check_exc("gp on a stack without address is a double fault", 8, 0, 0);
+    idt[13] = save[13];
+    idt[0].type = 0x0e;
+    TRY("xor %%ecx, %%ecx; div %%ecx", ::: "rcx", "rax", "rdx");
+    check_exc("div by zero through a missing gate is a double fault", 8, 0, 2);
+    idt[0] = save[0];
+    idt[0].ist = 1;
+    TRY("xor %%ecx, %%ecx; div %%ecx", ::: "rcx", "rax", "rdx");
+    check_exc("div by zero on a stack that is absent becomes a page fault", 14, 2, 2);
+    idt[0] = save[0];
+    idt[3].ist = 1;
+    TRY("int3", :::);
+    check_exc("int3 on a stack that is absent is a page fault of it", 14, 2, 0);
+    idt[3] = save[3];
+    idt[6].ist = 3;
+    TRY("ud2", :::);
+    check_eq("ud on a stack without address", exc.vector << 8 | exc.error, 12 << 8 | 1);
+    idt[6] = save[6];
+    struct gate at50 = idt[0x50];
+    idt[0x50].ist = 1;
+    TRY("int $0x50", :::);
+    check_exc("int on a stack that is absent", 14, 2, 0);
+    idt[0x50] = at50;
+    memcpy(idt, save, sizeof save);
 }
 
 static void rf_and_flags(void)
@@ -258,6 +310,7 @@ void main(void)
 {
     faults();
     gates();
+    nested();
     rf_and_flags();
     ring3();
     fpu_off();
