@@ -27,6 +27,8 @@ static volatile u32 x, y, r[2], turn;
 static volatile u64 stamps, last_stamp;
 static volatile bool stop;
 static u8 code[4096] __attribute__((aligned(4096)));
+static u8 *code_writer = code; /* where the first processor writes it */
+static volatile u32 refused;
 
 static u32 me(void)
 {
@@ -243,12 +245,71 @@ static void job_shoot(u32 n)
     stop = true;
 }
 
+/*
+ * A word across two pages: some add to all of it, the others to its upper half, which lies in
+ * the second page.  Nothing is lost if the one is locked against the other.
+ */
+static void job_pages(u32 n)
+{
+    for (u32 i = 0; i < 300; i++) {
+        if (n & 1)
+            __asm__ volatile("lock incw (%0)" ::"r"(pages[3]) : "memory", "cc");
+        else
+            __asm__ volatile("lock incl (%0)" ::"r"(pages[3] - 2) : "memory", "cc");
+    }
+}
+
+/* A write to the page while it is read-only: waits until it is not. */
+static void on_write_fault(struct frame *f)
+{
+    if (f->error != 3 || cr2() >> 12 != (ul)VA >> 12)
+        __sync_fetch_and_add(&errors, 1);
+    __sync_fetch_and_add(&refused, 1);
+    sti();
+    while (!(*(volatile u64 *)&tables[2][0] & 2))
+        pause();
+    cli();
+    invlpg(VA);
+}
+
+/* The first processor takes the right to write away: after the others said so, none writes. */
+static void job_protect(u32 n)
+{
+    if (n) {
+        sti();
+        while (!stop)
+            ++*(volatile u32 *)(VA + 64 * n);
+        cli();
+        return;
+    }
+    for (u32 i = 0; i < 50; i++) {
+        u32 was[MAX];
+
+        tables[2][0] = (u64)pages[0] | 1;
+        acked = 0;
+        apic_ipi(0, 0xc0000 | (i & 1 ? 0x70 : 0x72));
+        wait_eq(&acked, cpus - 1);
+        for (u32 k = 1; k < cpus; k++)
+            was[k] = *(volatile u32 *)(pages[0] + 64 * k);
+        for (u32 k = 0; k < 500; k++)
+            pause();
+        for (u32 k = 1; k < cpus; k++)
+            errors += was[k] != *(volatile u32 *)(pages[0] + 64 * k);
+        tables[2][0] = (u64)pages[0] | 3;
+        u64 end = rdtsc() + 120000000000ull;
+        for (u32 k = 1; k < cpus; k++) /* until each has written again */
+            while (was[k] == *(volatile u32 *)(pages[0] + 64 * k) && rdtsc() < end)
+                pause();
+    }
+    stop = true;
+}
+
 /* Runs code that the first processor rewrites; each serializes with CPUID (SDM 3, 8.1.3). */
 static void job_code(u32 n)
 {
     if (n == 0) {
         for (u32 i = 1; i <= 100; i++) {
-            *(volatile u32 *)(code + 1) = i;
+            *(volatile u32 *)(code_writer + 1) = i;
             barrier();
             x = i;
             u64 end = rdtsc() + 120000000000ull;
@@ -288,8 +349,9 @@ static void job_code_data(u32 n)
     }
 }
 
-static void (*const jobs[])(u32) = { job_atomics, job_locks, job_order, job_message,
-                                     job_tsc,     job_shoot, job_code,  job_code_data };
+static void (*const jobs[])(u32) = { job_atomics, job_locks,  job_order, job_message,
+                                     job_tsc,     job_shoot,  job_code,  job_code_data,
+                                     job_pages,   job_protect };
 
 static void run_all(u32 n)
 {
@@ -443,7 +505,24 @@ void main(void)
     barrier();
     run_all(6);
     check_eq("code written by another", errors, 0);
+    tables[2][1] = (u64)code | 3;
+    code_writer = (u8 *)VA + 4096;
+    x = acked = 0;
+    barrier();
+    run_all(6);
+    check_eq("code written by another through another mapping", errors, 0);
     run_all(7);
     check_eq("code among shared data", errors, 0);
     check_eq("data among shared code", *(volatile u32 *)(code + 256), 200 * cpus);
+    memset(pages[2], 0, 8192);
+    run_all(8);
+    check_eq("lock across pages and lock within one",
+             *(volatile u16 *)(pages[3] - 2) | (u32) * (volatile u16 *)pages[3] << 16,
+             300 * ((cpus + 1) / 2) + (300 * (cpus / 2) << 16));
+    handlers[14] = on_write_fault;
+    tables[2][0] = (u64)pages[0] | 3;
+    invlpg(VA);
+    run_all(9);
+    check_eq("write protection by another", errors, 0);
+    check("some writes were refused", refused > 0);
 }

@@ -27,26 +27,50 @@ struct rmw_place rmw_place_slow(struct soft_vcpu *v, u64 la, unsigned size)
     return w;
 }
 
+/*
+ * A locked access that the host's own lock cannot do.  Across two pages of RAM it is alone
+ * among all accesses of all vCPUs; to a device (whose registers nobody locks) among its own
+ * kind.
+ */
+static bool locked_begin(struct soft_vcpu *v, u64 la, unsigned size)
+{
+    bool crosses = (la & 4095) + size > 4096;
+
+    soft_fp_save(v);
+    if (crosses)
+        soft_exclusive_begin(v);
+    else
+        pthread_mutex_lock(&v->sv->atomic_lock);
+    return crosses;
+}
+
+static void locked_end(struct soft_vcpu *v, bool crosses)
+{
+    if (crosses)
+        soft_exclusive_end(v);
+    else
+        pthread_mutex_unlock(&v->sv->atomic_lock);
+}
+
 u64 rmw_slow(struct soft_vcpu *v, u64 la, unsigned size, bool locked, alu_fn *fn, u64 b,
              u32 *fl)
 {
     enum tlb_class cls = soft_class(v);
     u64 old = 0, val;
-    bool ok;
+    bool ok, crosses;
 
     if (!locked) {
         old = lin_read_slow(v, la, size, cls);
         lin_write_slow(v, la, size, fn(size, old, b, fl), cls);
         return old;
     }
-    soft_fp_save(v);
-    pthread_mutex_lock(&v->sv->atomic_lock);
+    crosses = locked_begin(v, la, size);
     ok = mmu_read(v, la, &old, size, cls);
     if (ok) {
         val = fn(size, old, b, fl);
         ok = mmu_write(v, la, &val, size, cls);
     }
-    pthread_mutex_unlock(&v->sv->atomic_lock);
+    locked_end(v, crosses);
     if (!ok)
         interp_throw(v);
     return old;
@@ -284,15 +308,13 @@ static void op_cmpxchg(struct soft_vcpu *v, const struct insn *i)
             }
             rmw_done(v, w, la, size);
         } else {
-            if (locked) {
-                soft_fp_save(v);
-                pthread_mutex_lock(&v->sv->atomic_lock);
-            }
+            bool crosses = locked && locked_begin(v, la, size);
+
             a = 0;
             ok = mmu_read(v, la, &a, size, soft_class(v)) &&
                  mmu_write(v, la, a == acc ? &b : &a, size, soft_class(v));
             if (locked)
-                pthread_mutex_unlock(&v->sv->atomic_lock);
+                locked_end(v, crosses);
             if (!ok)
                 interp_throw(v);
         }
@@ -318,14 +340,12 @@ static void op_cmpxchg8b(struct soft_vcpu *v, const struct insn *i)
         old = host_cas_old(w.host, 8, want, val);
         rmw_done(v, w, la, 8);
     } else {
-        bool ok;
+        bool ok, crosses = locked_begin(v, la, 8);
 
-        soft_fp_save(v);
-        pthread_mutex_lock(&v->sv->atomic_lock);
         old = 0;
         ok = mmu_read(v, la, &old, 8, soft_class(v)) &&
              mmu_write(v, la, old == want ? &val : &old, 8, soft_class(v));
-        pthread_mutex_unlock(&v->sv->atomic_lock);
+        locked_end(v, crosses);
         if (!ok)
             interp_throw(v);
     }
@@ -357,14 +377,12 @@ static void op_cmpxchg16b(struct soft_vcpu *v, const struct insn *i)
                          : "cc", "memory");
         rmw_done(v, w, la, 16);
     } else {
-        bool ok;
+        bool ok, crosses = locked_begin(v, la, 16);
 
-        soft_fp_save(v);
-        pthread_mutex_lock(&v->sv->atomic_lock);
         ok = mmu_read(v, la, old, 16, soft_class(v)) &&
              mmu_write(v, la, old[0] == v->s.gpr[RAX] && old[1] == v->s.gpr[RDX] ? val : old,
                        16, soft_class(v));
-        pthread_mutex_unlock(&v->sv->atomic_lock);
+        locked_end(v, crosses);
         if (!ok)
             interp_throw(v);
     }

@@ -176,7 +176,7 @@ struct soft_vm {
     pthread_cond_t excl_cond;
     _Atomic u32 excl_pending;
     u64 reset_tsc; /* host TSC when vCPU 0 was reset last: all guest TSCs count from there */
-    pthread_mutex_t atomic_lock; /* locked accesses that cross a page or a cache line in C */
+    pthread_mutex_t atomic_lock; /* locked accesses to devices */
 };
 
 /* ---- mmu.c ----------------------------------------------------------------------------------
