@@ -5,7 +5,7 @@
 
 #include "img/img.h"
 
-enum { PIECE = 1 << 20 };
+enum { PIECE = 256 << 10 };
 
 struct compare {
     struct image *a, *b;

@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "img/img.h"
 
-enum { PIECE = 2 << 20, SOURCES_MAX = 256 };
+enum { PIECE = 512 << 10, SOURCES_MAX = 256 };
 
 struct source {
     struct image *img;

@@ -10,6 +10,6 @@
 int LLVMFuzzerTestOneInput(const u8 *data, size_t n);
 
 /* Well-formed inputs that the replay starts from; to[] has FUZZ_SEED_MAX bytes. */
-enum { FUZZ_SEED_MAX = 4096 };
+enum { FUZZ_SEED_MAX = 16384 };
 size_t fuzz_seed(unsigned i, u8 *to);
 extern const unsigned fuzz_seeds;

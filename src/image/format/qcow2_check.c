@@ -30,7 +30,7 @@ static bool counts_init(struct qcow2 *q, struct qcow2_counts *c, GError **error)
 {
     /* Room behind the end for what a repair or a snapshot adds. */
     c->n = (q->node.file->size >> q->cluster_bits) + 1;
-    c->n += c->n / 4 + (256 << 20 >> q->cluster_bits) + 4096;
+    c->n += c->n + c->n / 4 + 4096; /* all tables anew, and what counts them */
     if (c->n > CLUSTERS_MAX)
         return fail(error, ERR_LIMIT, "image '%s': more than %d clusters", q->node.filename,
                     CLUSTERS_MAX);

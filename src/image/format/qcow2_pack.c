@@ -17,7 +17,7 @@ struct packer {
     ZSTD_CCtx *zc;
     ZSTD_DCtx *zd;
 };
-enum { DEFLATE_LEVEL = 6, ZSTD_LEVEL = 3 };
+enum { DEFLATE_LEVEL = 4, ZSTD_LEVEL = 3, SAMPLES = 3, SAMPLE = 4096, NOISE = 2048 };
 
 static struct packer *packer_take(struct qcow2 *q)
 {
@@ -51,6 +51,38 @@ void qcow2_packers_free(struct qcow2 *q)
     g_ptr_array_unref(q->packers);
 }
 
+/*
+ * Noise (what is compressed or encrypted already) costs deflate more time than anything else.
+ * It is what has all bytes equally often (by chi squared; noise has about 255) and where
+ * samples do not shrink either.
+ */
+static bool is_noise(struct packer *p, u8 *scratch, const u8 *from, size_t n)
+{
+    u32 count[4][256] = { 0 };
+    double sum = 0;
+
+    if (n < 8 * SAMPLE)
+        return false;
+    for (size_t i = 0; i + 4 <= n; i += 4) {
+        count[0][from[i]]++;
+        count[1][from[i + 1]]++;
+        count[2][from[i + 2]]++;
+        count[3][from[i + 3]]++;
+    }
+    for (u32 i = 0; i < 256; i++) {
+        double c = (double)count[0][i] + count[1][i] + count[2][i] + count[3][i];
+        sum += c * c;
+    }
+    if (sum * 256.0 / (double)n - (double)n > NOISE)
+        return false;
+    for (u32 i = 0; i < SAMPLES; i++) {
+        if (libdeflate_deflate_compress(p->deflate, from + i * (n - SAMPLE) / (SAMPLES - 1),
+                                        SAMPLE, scratch, SAMPLE - SAMPLE / 64))
+            return false;
+    }
+    return true;
+}
+
 s64 qcow2_pack(struct qcow2 *q, void *to, const void *from, size_t n)
 {
     struct packer *p = packer_take(q);
@@ -62,7 +94,9 @@ s64 qcow2_pack(struct qcow2 *q, void *to, const void *from, size_t n)
             r = ZSTD_isError(k) ? 0 : (s64)k;
         }
     } else if (p->deflate || (p->deflate = libdeflate_alloc_compressor(DEFLATE_LEVEL))) {
-        r = (s64)libdeflate_deflate_compress(p->deflate, from, n, to, n - 1);
+        r = is_noise(p, to, from, n)
+                ? 0
+                : (s64)libdeflate_deflate_compress(p->deflate, from, n, to, n - 1);
     }
     packer_give(q, p);
     return r;
