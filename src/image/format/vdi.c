@@ -321,7 +321,8 @@ static bool vdi_resize(struct node *n, u64 size, const char *preallocation, GErr
     pthread_mutex_lock(&b->lock);
     blocks_forget(b); /* the last page was shorter */
     b->entries = MAX(blocks, b->entries);
-    b->size = n->size = ROUND_UP(size, 512);
+    b->size = ROUND_UP(size, 512);
+    n->size = b->size;
     pthread_mutex_unlock(&b->lock);
     return true;
 }
