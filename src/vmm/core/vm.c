@@ -171,8 +171,16 @@ void vm_unlisten(struct vm *vm, void *opaque)
     }
 }
 
-static void tell(struct vm *vm, enum vm_event ev, enum vm_cause cause)
+/* Who asked last for what the request does. */
+static enum vm_cause cause_of(const struct vm *vm, enum vm_req req)
 {
+    return __atomic_load_n(&vm->causes[__builtin_ctz(req)], __ATOMIC_RELAXED);
+}
+
+static void tell(struct vm *vm, enum vm_event ev, enum vm_req req)
+{
+    enum vm_cause cause = cause_of(vm, req);
+
     for (u32 i = 0; i < vm->event_listeners->len; i++) {
         struct listener *l = vm->event_listeners->pdata[i];
         l->fn(l->opaque, ev, cause);
@@ -269,7 +277,7 @@ void vm_stop(struct vm *vm, enum run_state to)
 
     stand_still(vm, to);
     if (was_running && to != RUN_RUNNING)
-        tell(vm, VM_EV_STOP, vm->cause);
+        tell(vm, VM_EV_STOP, VM_REQ_STOP);
 }
 
 void vm_cont(struct vm *vm)
@@ -279,7 +287,7 @@ void vm_cont(struct vm *vm)
         return;
     vm->run = RUN_RUNNING;
     clock_run(vm);
-    tell(vm, VM_EV_RESUME, vm->cause);
+    tell(vm, VM_EV_RESUME, VM_REQ_CONT);
     vcpus_release(vm);
 }
 
@@ -302,28 +310,34 @@ void vm_reset(struct vm *vm)
         dev_reset(vm->devs->pdata[i]);
     if (vm->vcpus_reset)
         vm->vcpus_reset(vm);
-    tell(vm, VM_EV_RESET, vm->cause);
+    tell(vm, VM_EV_RESET, VM_REQ_RESET);
     if (vm->run == RUN_RUNNING)
         vcpus_release(vm);
     else if (vm->run != RUN_INMIGRATE)
         vm->run = RUN_PRELAUNCH;
 }
 
+static void tell_end(struct vm *vm, enum vm_req why)
+{
+    vm->reset_ends = why == VM_REQ_RESET;
+    tell(vm, VM_EV_SHUTDOWN, why);
+}
+
 /* The process ends: clients hear of the shutdown, not of a stop. */
-static void leave(struct vm *vm)
+static void leave(struct vm *vm, enum vm_req why)
 {
     stand_still(vm, RUN_SHUTDOWN);
-    tell(vm, VM_EV_SHUTDOWN, vm->cause);
+    tell_end(vm, why);
     g_main_loop_quit(vm->loop);
 }
 
-static void shut_down(struct vm *vm)
+static void shut_down(struct vm *vm, enum vm_req why)
 {
     if (vm->no_shutdown) {
-        tell(vm, VM_EV_SHUTDOWN, vm->cause);
+        tell_end(vm, why);
         vm_stop(vm, RUN_SHUTDOWN);
     } else {
-        leave(vm);
+        leave(vm, why);
     }
 }
 
@@ -333,19 +347,19 @@ static void serve(struct vm *vm)
     u32 req = atomic_exchange(&vm->requests, 0);
 
     if (req & VM_REQ_QUIT) {
-        leave(vm);
+        leave(vm, VM_REQ_QUIT);
         return;
     }
     if (req & VM_REQ_ERROR)
         vm_stop(vm, RUN_INTERNAL_ERROR);
     if ((req & VM_REQ_SHUTDOWN) || ((req & VM_REQ_RESET) && vm->no_reboot)) {
-        shut_down(vm);
+        shut_down(vm, req & VM_REQ_SHUTDOWN ? VM_REQ_SHUTDOWN : VM_REQ_RESET);
         return;
     }
     if (req & VM_REQ_RESET)
         vm_reset(vm);
     if (req & VM_REQ_POWERDOWN) {
-        tell(vm, VM_EV_POWERDOWN, vm->cause);
+        tell(vm, VM_EV_POWERDOWN, VM_REQ_POWERDOWN);
         if (vm->powerdown)
             vm->powerdown(vm, vm->powerdown_opaque);
     }
@@ -359,11 +373,10 @@ static void serve(struct vm *vm)
 
 void vm_request(struct vm *vm, enum vm_req req, enum vm_cause cause)
 {
-    if (req & (VM_REQ_RESET | VM_REQ_SHUTDOWN | VM_REQ_QUIT | VM_REQ_ERROR | VM_REQ_STOP)) {
-        __atomic_store_n(&vm->cause, cause, __ATOMIC_RELAXED);
-        if (current && current->vm == vm)
-            vcpu_mark_stopped(current);
-    }
+    __atomic_store_n(&vm->causes[__builtin_ctz(req)], cause, __ATOMIC_RELAXED);
+    if (req & (VM_REQ_RESET | VM_REQ_SHUTDOWN | VM_REQ_QUIT | VM_REQ_ERROR | VM_REQ_STOP) &&
+        current && current->vm == vm)
+        vcpu_mark_stopped(current);
     atomic_fetch_or(&vm->requests, req);
     g_main_context_wakeup(vm->main);
 }

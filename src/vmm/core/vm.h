@@ -42,6 +42,7 @@ enum vm_req {
     VM_REQ_QUIT = 32,      /* leave now */
     VM_REQ_ERROR = 64,     /* a vCPU cannot go on */
 };
+enum { VM_REQS = 7 };
 enum vm_cause {
     VM_BY_GUEST,
     VM_BY_HOST_UI,
@@ -82,7 +83,8 @@ struct vm {
     bool kernel_irqchip; /* KVM's, so the board makes no PIC, IOAPIC, LAPIC, (PIT) of its own */
 
     _Atomic u32 requests;
-    enum vm_cause cause; /* of the last reset/shutdown request */
+    u8 causes[VM_REQS]; /* enum vm_cause of the last request of each kind, by its bit */
+    bool reset_ends;    /* VM_EV_SHUTDOWN is told of a reset that -no-reboot makes an end */
     enum run_state run;
     bool no_reboot, no_shutdown;
     int exit_status;                              /* what the process ends with */

@@ -198,6 +198,35 @@ TEST(qmp_run_state_and_events)
     bench_close(&b);
 }
 
+#define SHUTDOWN_OF(guest, reason)                                                             \
+    "\"event\": \"SHUTDOWN\", \"data\": {\"guest\": " guest ", \"reason\": \"" reason "\"}}"   \
+                                                                                      "\r\n"
+
+TEST(qmp_shutdown_says_why)
+{
+    struct bench b;
+    bench_open(&b);
+    int fd = qmp_connect(&b);
+
+    negotiate(&b, fd);
+    b.vm->no_shutdown = b.vm->no_reboot = true;
+    vm_request(b.vm, VM_REQ_RESET, VM_BY_GUEST);
+    g_autofree char *reset = answer(&b, fd);
+    EXPECT(strstr(reset, SHUTDOWN_OF("true", "guest-reset")));
+    g_autofree char *asked = ask(&b, fd, "{'execute': 'system_reset'}");
+    EXPECT(strstr(asked, SHUTDOWN_OF("false", "host-qmp-system-reset")));
+    /* Others that ask meanwhile for something else do not take the blame. */
+    vm_request(b.vm, VM_REQ_SHUTDOWN, VM_BY_GUEST);
+    vm_request(b.vm, VM_REQ_STOP, VM_BY_QMP);
+    g_autofree char *off = answer(&b, fd);
+    EXPECT(strstr(off, SHUTDOWN_OF("true", "guest-shutdown")));
+    vm_request(b.vm, VM_REQ_RESET, VM_BY_TRIPLE_FAULT);
+    g_autofree char *triple = answer(&b, fd);
+    EXPECT(strstr(triple, SHUTDOWN_OF("true", "guest-reset")));
+    close(fd);
+    bench_close(&b);
+}
+
 TEST(qmp_session_ends_and_begins_anew)
 {
     struct bench b;

@@ -175,7 +175,7 @@ void qmp_event_put(struct json_out *o, struct vm *vm, enum vm_event ev, enum vm_
         qmp_event_reset(o, guest, cause_of(cause, true));
         break;
     case VM_EV_SHUTDOWN:
-        qmp_event_shutdown(o, guest, cause_of(cause, false));
+        qmp_event_shutdown(o, guest, cause_of(cause, vm->reset_ends));
         break;
     case VM_EV_POWERDOWN:
         qmp_event_powerdown(o);
