@@ -74,6 +74,13 @@ bool pci_master(const struct pci_dev *p)
     return pci_get16(p->r->config, PCI_COMMAND) & PCI_COMMAND_MASTER;
 }
 
+void pci_master_on(struct pci_dev *p)
+{
+    u8 *c = p->r->config;
+
+    pci_put16(c, PCI_COMMAND, pci_get16(c, PCI_COMMAND) | PCI_COMMAND_MASTER);
+}
+
 /* ---- BARs ---- */
 
 static u32 bar_reg(unsigned bar)

@@ -174,6 +174,8 @@ void pci_msi_fire(struct pci_dev *, unsigned vector);
 void pci_msix_fire(struct pci_dev *, unsigned vector);
 /* May it do DMA? */
 bool pci_master(const struct pci_dev *);
+/* As if the driver had turned bus mastering on. */
+void pci_master_on(struct pci_dev *);
 
 u16 pci_get16(const u8 *config, u32 off);
 u32 pci_get32(const u8 *config, u32 off);

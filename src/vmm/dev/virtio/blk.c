@@ -383,12 +383,19 @@ static void config_written(struct virtio *v, const u8 *bytes, u32 off, u32 len)
 
 /* ---- life ---- */
 
-static void blk_reset(struct virtio *v)
+static void blk_drain(struct virtio *v)
 {
     struct vblk *s = vblk_of(v);
 
     image_drain(s->image); /* their completions find our lock taken and queue up */
     finish_list(s);
+}
+
+static void blk_reset(struct virtio *v)
+{
+    struct vblk *s = vblk_of(v);
+
+    blk_drain(v);
     s->r.writeback = s->write_cache;
 }
 
@@ -473,6 +480,7 @@ static const struct virtio_type blk = {
     .reset = blk_reset,
     .config = config,
     .config_written = config_written,
+    .drain = blk_drain,
     .pause = blk_pause,
 };
 

@@ -257,6 +257,39 @@ TEST(stop_leaves_nothing_under_way)
     end(&t, &d);
 }
 
+TEST(no_bus_mastering_no_dma)
+{
+    for (enum vtest_way way = VT_MODERN; way <= VT_LEGACY; way++) {
+        struct vtest t;
+        struct disk d;
+
+        begin(&t, &d, way, false);
+        vtest_realize(&t);
+        EXPECT(vt_start(&t, features, 1, QSIZE));
+        for (unsigned i = 0; i < 16; i++)
+            put(&t, i, 0, (u64)i * 16, 8192, true, 1);
+        vt_kick(&t, 0);
+        vt_pci_write(&t, PCI_COMMAND, 3, 2);
+        EXPECT_EQ(virtio_of(t.dev)->vq[0].in_flight, 0); /* what was under way has ended */
+        u16 *used = vt_at(&t, t.q[0].used), before = used[1];
+        memset(vt_at(&t, BUF), 0x77, 16 * 0x10000);
+        vt_kick(&t, 0);
+        g_usleep(20000);
+        EXPECT_EQ(used[1], before);
+        for (unsigned i = 0; i < 16 * 0x10000; i++)
+            if (*(u8 *)vt_at(&t, BUF + i) != 0x77)
+                EXPECT_EQ(i, 0);
+        vt_pci_write(&t, PCI_COMMAND, 7, 2); /* what waited is taken without being rung for */
+        for (unsigned i = 0; i < 16; i++)
+            EXPECT(vt_wait(&t, 0, NULL) >= 1);
+        vt_pci_write(&t, PCI_COMMAND, 3, 2);
+        EXPECT(vt_start(&t, features, 1, QSIZE));
+        EXPECT_EQ(vt_pci_read(&t, PCI_COMMAND, 2) & PCI_COMMAND_MASTER,
+                  way == VT_LEGACY ? PCI_COMMAND_MASTER : 0);
+        end(&t, &d);
+    }
+}
+
 TEST(state_moves_to_another_device)
 {
     struct vtest t, u;

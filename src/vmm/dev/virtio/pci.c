@@ -337,6 +337,9 @@ static void legacy_write(struct dev *d, u64 off, u64 val, unsigned size)
     case L_STATUS:
         if ((u8)val && !r->status)
             r->legacy = true;
+        if (val & VIRTIO_S_DRIVER_OK) /* Linux before 2.6.34 never turns bus mastering on */
+            pci_master_on(&v->pci);
+        virtio_dma_set(v, pci_master(&v->pci));
         virtio_set_status(v, (u8)val);
         break;
     case L_CONFIG_VECTOR:
@@ -401,6 +404,7 @@ void virtio_pci_config_written(struct pci_dev *p, u32 off, unsigned size)
     const struct region *r;
     u32 at, n;
 
+    virtio_dma_set(v, pci_master(p));
     if (touches_window(v, off, size) && window(v, &r, &at, &n))
         r->write(&p->dev, at,
                  pci_get32(p->r->config, v->cfg_cap + CAP_DATA) & (UINT32_MAX >> (32 - 8 * n)),

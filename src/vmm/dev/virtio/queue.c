@@ -70,7 +70,7 @@ static int broken(struct vq *vq, const char *why)
 
 bool vq_ready(const struct vq *vq)
 {
-    return vq->r->ready && virtio_live(vq->v);
+    return vq->r->ready && vq->v->dma && virtio_live(vq->v);
 }
 
 void vq_kick(struct vq *vq)

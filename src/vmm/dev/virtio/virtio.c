@@ -118,6 +118,19 @@ void virtio_queue_bell(struct vq *vq, struct bus *b, const struct doorbell *bell
     bus_doorbell_add(b, have);
 }
 
+void virtio_dma_set(struct virtio *v, bool on)
+{
+    if (on == v->dma)
+        return;
+    if (!on && v->vt->drain)
+        v->vt->drain(v);
+    v->dma = on;
+    v->tr->bells(v);
+    for (u32 i = 0; i < v->n_queues; i++)
+        if (vq_ready(&v->vq[i]))
+            vq_kick(&v->vq[i]); /* it may have rung before */
+}
+
 /* ---- features and status ---- */
 
 u32 virtio_device_features(struct virtio *v, u32 sel, bool legacy)
@@ -243,6 +256,7 @@ bool virtio_init(struct virtio *v, const struct virtio_transport *tr, GError **e
     v->r = (void *)((u8 *)v + t->regs);
     v->features = BIT(VIRTIO_F_RING_INDIRECT) | BIT(VIRTIO_F_RING_EVENT_IDX);
     v->mmio_at = PCI_UNMAPPED;
+    v->dma = v->pci.dev.type->kind != DEV_PCI;
     v->io = iothread_new(v->pci.dev.id, error);
     if (!v->io)
         return false;
@@ -300,8 +314,10 @@ void virtio_dev_reset(struct dev *d)
 
     virtio_reset(v);
     v->r->generation = 0;
-    if (d->type->kind == DEV_PCI)
+    if (d->type->kind == DEV_PCI) {
         pci_reset(&v->pci);
+        virtio_dma_set(v, pci_master(&v->pci));
+    }
 }
 
 /* A stream is hostile: what it says of queues must be possible. */
@@ -310,8 +326,10 @@ void virtio_dev_loaded(struct dev *d)
     struct virtio *v = virtio_of(d);
     struct virtio_regs *r = v->r;
 
-    if (d->type->kind == DEV_PCI)
+    if (d->type->kind == DEV_PCI) {
         pci_loaded(&v->pci);
+        v->dma = pci_master(&v->pci);
+    }
     r->legacy = r->legacy && v->has_legacy;
     if (r->status & VIRTIO_S_FEATURES_OK && r->driver_features & ~v->features)
         r->status |= VIRTIO_S_NEEDS_RESET; /* made where there was more to offer */

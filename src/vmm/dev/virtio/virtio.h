@@ -102,7 +102,7 @@ void vq_signal(struct vq *);
 /* Between disable and enable the driver need not ring. enable: true if there is more by now. */
 void vq_disable(struct vq *);
 bool vq_enable(struct vq *);
-bool vq_ready(const struct vq *); /* enabled, device live and not broken */
+bool vq_ready(const struct vq *); /* enabled, device live, not broken, may reach memory */
 bool vq_empty(struct vq *);
 void vq_reset(struct vq *);
 void vq_break(struct vq *, const char *why);
@@ -130,6 +130,8 @@ struct virtio_type {
     void (*config_written)(struct virtio *, const u8 *bytes, u32 off, u32 len);
     void (*driver_ok)(struct virtio *);
     void (*loaded)(struct virtio *); /* check own state */
+    /* The device may reach no memory from here on: what is under way ends first. */
+    void (*drain)(struct virtio *);
     /* The guest stops or goes on; main thread, without the lock; the I/O thread rests. */
     void (*pause)(struct virtio *, bool paused);
 };
@@ -142,6 +144,7 @@ struct virtio {
     u64 features; /* offered */
     u32 config_len;
     u32 n_queues;
+    bool dma; /* may reach memory: over PCI, bus mastering is on */
     struct vq vq[VIRTIO_QUEUES_MAX];
     struct iothread *io;
     /* PCI transport */
@@ -205,6 +208,8 @@ u32 virtio_device_features(struct virtio *, u32 sel, bool legacy);
 void virtio_driver_features(struct virtio *, u32 sel, u32 bits);
 struct vq *virtio_queue(struct virtio *, u32 index); /* NULL: none such */
 void virtio_queue_size(struct vq *, u32 size);
+/* Bus mastering was turned on or off. */
+void virtio_dma_set(struct virtio *, bool on);
 /* Hangs the queue's doorbell up there, if the queue is in use; bus NULL: takes it down. */
 void virtio_queue_bell(struct vq *, struct bus *, const struct doorbell *);
 void virtio_queue_enable(struct vq *);
