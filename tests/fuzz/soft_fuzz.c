@@ -43,7 +43,7 @@ enum {
     DATA = 0x30000,
     HOLE = 0x33000,
     STACK = 0x40000,
-    RAM = 0x100000,
+    RAM = 0x48000,
     STACK_LEN = 0x2000,
     CODE_LEN = 0x2000,
     DATA_LEN = 0x3000,
