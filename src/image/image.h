@@ -163,6 +163,8 @@ bool image_resize(struct image *, u64 size, const char *preallocation, GError **
 bool image_amend(struct image *, struct dict *, GError **error); /* takes the dict */
 char *image_amend_help(const char *format, GError **error);
 bool image_set_backing(struct image *, const char *name, const char *format, GError **error);
+/* Lets the backing file show everywhere. */
+bool image_make_empty(struct image *, GError **error);
 struct image_measure {
     u64 required, fully_allocated, bitmaps;
     bool has_bitmaps;

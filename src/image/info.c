@@ -231,6 +231,12 @@ bool image_set_backing(struct image *img, const char *name, const char *format, 
     return true;
 }
 
+bool image_make_empty(struct image *img, GError **error)
+{
+    NEEDS(img, make_empty, "emptying");
+    return writable(img, error) && img->node->drv->make_empty(img->node, error);
+}
+
 /* --- snapshots -------------------------------------------------------------------------------
  */
 

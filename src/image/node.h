@@ -135,6 +135,7 @@ struct driver {
     bool (*amend)(struct node *, struct dict *, GError **);
     /* name NULL: no backing file any more */
     bool (*set_backing)(struct node *, const char *name, const char *format, GError **);
+    bool (*make_empty)(struct node *, GError **); /* nothing is allocated any more */
     void (*info)(struct node *, struct image_info *); /* fills in what the format knows */
     bool (*check)(struct node *, enum image_repair, struct image_check *ret, GError **);
     /* Bytes that an image of `size` with `data` bytes written takes. */

@@ -12,9 +12,15 @@ static const char *program = "posada-img";
 static const struct img_command commands[] = {
     { "amend", img_amend,
       "[--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options filename" },
+    { "bench", img_bench,
+      "[-c count] [-d depth] [-f fmt] [--flush-interval=N] [-n] [--no-drain] [-o offset] "
+      "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
+      "filename" },
     { "check", img_check,
       "[--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] "
       "filename" },
+    { "commit", img_commit,
+      "[--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename" },
     { "compare", img_compare,
       "[--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 "
       "filename2" },
@@ -25,6 +31,10 @@ static const struct img_command commands[] = {
       "[--salvage] filename [filename2 [...]] output_filename" },
     { "create", img_create,
       "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]" },
+    { "dd", img_dd,
+      "[--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] "
+      "[skip=blocks] "
+      "if=input of=output" },
     { "info", img_info,
       "[--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename" },
     { "map", img_map,
@@ -33,6 +43,9 @@ static const struct img_command commands[] = {
     { "measure", img_measure,
       "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--image-opts] [-f fmt] "
       "[-l snapshot_param] filename]" },
+    { "rebase", img_rebase,
+      "[--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file "
+      "[-F backing_fmt] filename" },
     { "resize", img_resize,
       "[--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | "
       "-]size" },

@@ -1061,6 +1061,7 @@ const struct driver format_qcow2 = {
     .amend_options = amend_options,
     .amend = qcow2_amend,
     .set_backing = qcow2_set_backing,
+    .make_empty = qcow2_make_empty,
     .info = qcow2_info,
     .check = qcow2_check,
     .measure = qcow2_measure,

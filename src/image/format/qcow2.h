@@ -219,6 +219,7 @@ void qcow2_packers_free(struct qcow2 *);
 
 /* --- qcow2_snapshot.c --- */
 extern const struct snapshot_ops qcow2_snapshot_ops;
+bool qcow2_make_empty(struct node *, GError **);
 bool qcow2_snapshots_load(struct qcow2 *, u64 at, u32 n, GError **);
 void qcow2_snap_free(void *);
 

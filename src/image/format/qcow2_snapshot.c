@@ -478,6 +478,25 @@ static bool snap_apply(struct node *n, const char *name, GError **error)
     return ok;
 }
 
+bool qcow2_make_empty(struct node *n, GError **error)
+{
+    struct qcow2 *q = QCOW2(n);
+    struct shadow s = { 0 };
+    struct range range;
+    bool ok = stop(q, &range, error) && usable(q, error) && shadow_begin(q, &s, error);
+
+    if (ok) {
+        qcow2_counts_release(q, &s.counts, q->l1_at, q->l1_size * 8ull);
+        copy_snaps(&s, NULL);
+        s.l1 = g_new0(u64, MAX(q->l1_size, 1));
+        s.l1_size = q->l1_size;
+        ok = count_l1(&s, q->l1, q->l1_size, -1, error) && shadow_commit(&s, error);
+    }
+    shadow_end(&s);
+    go_on(q, &range);
+    return ok;
+}
+
 static bool snap_load(struct node *n, const char *name, GError **error)
 {
     struct qcow2 *q = QCOW2(n);
