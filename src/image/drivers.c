@@ -6,8 +6,12 @@ const struct driver *const drivers[] = {
     /* formats, probed in this order */
     &format_raw,
     &format_qcow2,
+    &format_parallels,
+    &format_qcow,
+    &format_qed,
     &format_vdi,
     &format_vmdk,
+    &format_vpc,
     /* protocols */
     &proto_file,
     &proto_host_device,

@@ -11,7 +11,7 @@
 enum {
     FLAT_PAGE = 4096,
     CACHE_BYTES = 16 << 20,
-    PAGES_MIN = 16,
+    PAGES_MIN = 2,
     PAGES_MAX = 4096,
     RUN_BYTES = 16 << 20, /* a request is served in pieces of at most this */
     BOUNCE = 64 * 1024,   /* partly written blocks up to this size go out in one write */
@@ -886,6 +886,11 @@ bool blocks_node_check(struct node *n, enum image_repair how, struct image_check
                        GError **error)
 {
     return blocks_check(B(n), how, ret, error);
+}
+
+void blocks_node_info(struct node *n UNUSED, struct image_info *i)
+{
+    i->has_dirty = true;
 }
 
 void blocks_node_close(struct node *n)

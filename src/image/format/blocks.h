@@ -138,6 +138,7 @@ int blocks_node_discard(struct node *, u64 at, u64 len);
 int blocks_node_flush(struct node *);
 int blocks_node_status(struct node *, u64 at, u64 len, struct extent *);
 bool blocks_node_check(struct node *, enum image_repair, struct image_check *, GError **);
+void blocks_node_info(struct node *, struct image_info *); /* never dirty */
 void blocks_node_close(struct node *);
 #define BLOCKS_READ_OPS .read = blocks_node_read, .status = blocks_node_status
 #define BLOCKS_OPS                                                                             \

@@ -18,8 +18,17 @@ static const struct kind {
     u64 size;
     bool cuts;  /* one file: the power-cut test can hold it */
     bool check; /* qemu-img check knows it */
+    bool named; /* cannot be probed */
     bool once;  /* qemu-img cannot write to it again */
 } kinds[] = {
+    { "parallels", "", 9 * MiB + 512, .cuts = true, .check = true },
+    { "parallels", "cluster_size=64k", 9 * MiB, .cuts = true, .check = true },
+    { "qcow", "", 9 * MiB + 512, .cuts = true },
+    { "qed", "", 9 * MiB + 512, .cuts = true, .check = true },
+    { "qed", "cluster_size=4k,table_size=2", 9 * MiB, .cuts = true, .check = true },
+    { "vpc", "", 9 * MiB + 512, .cuts = true },
+    { "vpc", "force_size=on", 9 * MiB + 512, .cuts = true },
+    { "vpc", "subformat=fixed,force_size=on", 9 * MiB + 512, .cuts = true, .named = true },
     { "vdi", "", 9 * MiB + 512, true, true },
     { "vdi", "static=on", 5 * MiB, true, true },
     { "vmdk", "", 70 * MiB + 512, true, true },
@@ -27,7 +36,7 @@ static const struct kind {
     { "vmdk", "subformat=monolithicFlat", 9 * MiB, false, true },
     { "vmdk", "subformat=twoGbMaxExtentSparse", 9 * MiB, false, true },
     { "vmdk", "subformat=twoGbMaxExtentFlat", 9 * MiB, false, true },
-    { "vmdk", "subformat=streamOptimized", 9 * MiB, true, true, true },
+    { "vmdk", "subformat=streamOptimized", 9 * MiB, true, true, .once = true },
 };
 
 static char *dir;
@@ -189,7 +198,7 @@ TEST(formats_keep_bytes)
         const struct kind *k = &kinds[i];
         g_autofree char *path = made(k, "disk.img");
         g_autofree u8 *model = g_malloc0(k->size);
-        struct image *img = opened(path, NULL, false);
+        struct image *img = opened(path, k->named ? k->format : NULL, false);
 
         printf("# %s %s\n", k->format, k->options);
         if (!img)
@@ -230,7 +239,7 @@ TEST(formats_serve_many_threads)
         enum { PIECE = 3000, PIECES = 1200 };
         g_autofree char *path = made(k, "disk.img");
         g_autofree u8 *model = g_malloc0(k->size);
-        struct image *img = opened(path, NULL, false);
+        struct image *img = opened(path, k->named ? k->format : NULL, false);
         struct done done = { 0 };
 
         if (!img)
@@ -245,7 +254,7 @@ TEST(formats_serve_many_threads)
         EXPECT_EQ(done.ok, PIECES);
         expect_bytes(img, model, k->size);
         EXPECT_EQ(image_finish(img), 0);
-        img = opened(path, NULL, true);
+        img = opened(path, k->named ? k->format : NULL, true);
         expect_bytes(img, model, k->size);
         EXPECT_EQ(image_finish(img), 0);
         remove_all();
@@ -266,7 +275,7 @@ TEST(formats_written_by_us_are_read_by_qemu_img)
         const struct kind *k = &kinds[i];
         g_autofree char *path = made(k, "disk.img");
         g_autofree char *raw = in_dir("raw");
-        struct image *img = opened(path, NULL, false);
+        struct image *img = opened(path, k->named ? k->format : NULL, false);
 
         if (!img)
             continue;
@@ -308,7 +317,7 @@ TEST(formats_written_by_qemu_img_are_read_by_us)
         EXPECT_EQ(run("qemu-img convert -f raw -O %s %s%s %s %s", k->format,
                       k->options[0] ? "-o " : "", k->options, raw, path),
                   0);
-        struct image *img = opened(path, NULL, false);
+        struct image *img = opened(path, k->named ? k->format : NULL, false);
         if (!img)
             continue;
         EXPECT_STR(image_format(img), k->format);
@@ -466,7 +475,7 @@ TEST(formats_grow)
         if (!driver_find(k->format)->resize)
             continue;
         g_autofree char *path = made(k, "disk.img");
-        struct image *img = opened(path, NULL, false);
+        struct image *img = opened(path, k->named ? k->format : NULL, false);
         if (!img)
             continue;
         u64 size = image_size(img), more = size + 3 * MiB;

@@ -368,5 +368,6 @@ const struct driver format_vdi = {
     .create_options = vdi_options,
     .create = vdi_create,
     .resize = vdi_resize,
+    .info = blocks_node_info,
     .check = vdi_check,
 };
