@@ -142,7 +142,13 @@ TEST(machine_and_accel)
     bad("-M pc,foo=1", "-M: there is no property 'foo'");
     bad("-M pc,smm=on", "-M: smm=on is not there yet");
     bad("-accel xen", "-accel: there is no accelerator 'xen'; there is kvm, soft (or tcg)");
-    bad("-accel tcg,tb-size=3", "-accel: there is no property 'tb-size'");
+    o = good("-accel tcg,tb-size=128");
+    EXPECT_EQ(o->machine->code_cache_mib, 128);
+    options_free(o);
+    bad("-accel tcg,tb-size=3", "-accel: tb-size=3: at least 4 (MiB)");
+    bad("-accel tcg,tb-size=1025",
+        "-accel: tb-size: '1025' is not a number from 0 to 1024");
+    bad("-accel tcg,one-insn-per-tb=on", "-accel: there is no property 'one-insn-per-tb'");
     o = good("-machine help");
     EXPECT(o->print);
     options_free(o);

@@ -60,6 +60,12 @@ for k in initrd.KERNELS:
         add(k, n)
 
 
+@case("kernel, code cache too small for it")
+def small_cache(t):
+    if t.ours:
+        check(t, boot(t, "cloud-amd64", 2, more=["-accel", "soft,tb-size=4"]).console, 2)
+
+
 @case("kernel reboots")
 def reboots(t):
     args = t.accel + t.cpu + ["-m", "256", "-nographic", "-kernel", initrd.kernel("cloud-amd64")]

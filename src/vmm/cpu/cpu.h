@@ -44,12 +44,14 @@ struct cpu_ops {
 };
 extern const struct cpu_ops cpu_ops_kvm, cpu_ops_soft;
 
+enum { CPU_CODE_CACHE_MIN_MIB = 4, CPU_CODE_CACHE_MAX_MIB = 1024 };
 /* What the user asked for with -accel, -cpu, -smp; filled by the option parser. */
 struct cpu_config {
     const char *accel;   /* "kvm", "soft"/"tcg", "kvm:soft", or NULL: choose and log why */
     const char *model;   /* "max,+feat,-feat"; NULL: "max" for soft, "host" for kvm */
     u32 smp, sockets, cores, threads;
     bool no_kernel_irqchip;
+    u32 code_cache_mib; /* soft: for translated code; 0: 64 */
     /* The platform's PCI/ioapic facts that KVM needs are in vm. */
 };
 

@@ -251,7 +251,8 @@ static bool build(struct machine *m, GError **error)
                                   .sockets = d->sockets,
                                   .cores = d->cores,
                                   .threads = d->threads,
-                                  .no_kernel_irqchip = d->no_kernel_irqchip };
+                                  .no_kernel_irqchip = d->no_kernel_irqchip,
+                                  .code_cache_mib = d->code_cache_mib };
     if (!set_clock(m, error) || !machine_make_ram(m, error) ||
         (board->memory && !board->memory(m, error)) || !cpu_open(m->vm, &m->cpu, error))
         return false;

@@ -437,7 +437,7 @@ static bool soft_vm_init(struct vm *vm, GError **error)
                      MAX(cfg->cores, 1), MAX(cfg->threads, 1), &sv->cpuid, error))
         return false;
     vm->phys_bits = sv->cpuid.phys_bits;
-    if (!code_init(sv, CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
+    if (!code_init(sv, cfg->code_cache_mib ? cfg->code_cache_mib * MiB : CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
         return false;
     native_install();
     ram_set_watch(vm->ram, code_written, sv);
