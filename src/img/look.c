@@ -440,21 +440,21 @@ int img_check(int argc, char **argv)
 /* --- map -------------------------------------------------------------------------------------
  */
 
-static void map_entry(const struct image_extent *e, bool json, const char *end)
+/* false: for people it cannot be told where this lies */
+static bool map_entry(const struct image_extent *e, bool json, const char *end)
 {
     bool data = e->flags & IMAGE_DATA, zero = e->flags & IMAGE_ZERO;
 
     if (!json) {
         if (data && !(e->flags & IMAGE_OFFSET)) {
-            fflush(stdout);
             img_fail("File contains external, encrypted or compressed clusters.");
-            return;
+            return false;
         }
         if (data && !zero)
             printf("%#-16" G_GINT64_MODIFIER "x%#-16" G_GINT64_MODIFIER
                    "x%#-16" G_GINT64_MODIFIER "x%s\n",
                    e->at, e->len, e->host, e->filename ? e->filename : "");
-        return;
+        return true;
     }
     printf("{ \"start\": %" G_GUINT64_FORMAT ", \"length\": %" G_GUINT64_FORMAT
            ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s",
@@ -463,6 +463,7 @@ static void map_entry(const struct image_extent *e, bool json, const char *end)
     if (e->flags & IMAGE_OFFSET)
         printf(", \"offset\": %" G_GUINT64_FORMAT, e->host);
     printf("}%s", end);
+    return true;
 }
 
 int img_map(int argc, char **argv)
@@ -530,16 +531,17 @@ int img_map(int argc, char **argv)
             cur.len += e.len;
             continue;
         }
-        if (cur.len)
-            map_entry(&cur, json, ",\n");
+        if (cur.len && !map_entry(&cur, json, ",\n")) {
+            image_close(img);
+            return 1;
+        }
         cur = e;
     }
-    if (!r && cur.len)
-        map_entry(&cur, json, "");
+    bool told = r || !cur.len || map_entry(&cur, json, "");
     if (json)
         printf("]\n");
     image_close(img);
-    return r ? img_fail("Failed to read image metadata: %s", g_strerror(-r)) : 0;
+    return r ? img_fail("Failed to read image metadata: %s", g_strerror(-r)) : !told;
 }
 
 /* --- measure ---------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ static bool count_table(struct qcow2 *q, struct qcow2_counts *c, const u8 *table
                         u32 times, bool active, struct image_check *k)
 {
     u32 n = 1u << q->l2_bits;
+    u64 next = 0; /* where a cluster would lie that follows the last one */
 
     for (u32 i = 0; i < n; i++) {
         u64 e = be64_get(*(const be64 *)(const void *)(table + (size_t)i * q->l2_entry));
@@ -106,11 +107,9 @@ static bool count_table(struct qcow2 *q, struct qcow2_counts *c, const u8 *table
             continue;
         if (k && active) {
             k->allocated_clusters++;
-            if (i && host != (be64_get(*(const be64 *)(const void *)(table + (size_t)(i - 1) *
-                                                                                 q->l2_entry)) &
-                              OFFSET_MASK) +
-                                 q->cluster)
+            if (next && host != next)
                 k->fragmented_clusters++;
+            next = host + q->cluster;
         }
         if (host % q->cluster || !add(q, c, host, q->cluster, times)) {
             if (!k)
