@@ -256,7 +256,8 @@ static void event_protected(struct soft_vcpu *v, const struct event *ev)
     soft_update(v);
 }
 
-static void event_deliver(struct soft_vcpu *v, const struct event *ev)
+__attribute__((noinline)) static void event_deliver(struct soft_vcpu *v,
+                                                    const struct event *ev)
 {
     if (is_real(v))
         event_real(v, ev);
@@ -298,7 +299,9 @@ static int combine(const struct event *first, struct event *second)
 
 enum { NESTED_MAX = 8 };
 
-static bool event_try(struct soft_vcpu *v, const struct event *ev)
+/* Not inlined, nor is what throws: a jump within one function is not allowed, and compilers give
+ * the place of a variable that lives across it to another. */
+__attribute__((noinline)) static bool event_try(struct soft_vcpu *v, const struct event *ev)
 {
     if (__builtin_setjmp(v->x.jump))
         return false;
