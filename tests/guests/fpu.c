@@ -319,6 +319,12 @@ static void xsave(void)
         __asm__ volatile("xrstor64 %0" ::"m"(area), "a"(7), "d"(0));
         __asm__ volatile("vmovdqu %%ymm2, %0" : "=m"(other));
         check_eq("XRSTOR initialises what is not in the image", *(u64 *)(other + 16), 0);
+        set_mxcsr(0x3f80);
+        __asm__ volatile("vzeroall");
+        __asm__ volatile("fxsave64 %0" : "=m"(area));
+        check_eq("MXCSR is kept when all vector registers are zero", mxcsr(), 0x3f80);
+        check_eq("and saved", *(u32 *)(area + 24), 0x3f80);
+        set_mxcsr(0x1f80);
         set_cr0(cr0() | 8);
         TRY("vpxor %%ymm0, %%ymm0, %%ymm0", :::);
         check_exc("AVX with TS", 7, 0, 0);

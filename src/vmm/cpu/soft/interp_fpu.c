@@ -292,8 +292,7 @@ static u8 *image(struct soft_vcpu *v, u64 *ret_inuse)
     pointers_hide(v, x);
     if (!(bv & 2))
         bytes_zero(x + X_XMM, 256);
-    if (!(bv & 6))
-        host_store(x + X_MXCSR, 4, 0x1f80);
+    /* MXCSR is saved always: no bit speaks of it (SDM 1, 13.7). */
     if (!(bv & 4))
         bytes_zero(x + X_YMMH, 256);
     host_store(x + X_HEADER, 8, bv | (v->cpuid->xcr0 & 4) | 3);
