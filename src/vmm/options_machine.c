@@ -104,8 +104,8 @@ bool opt_accel(struct parse *p, const char *arg, GError **error)
     if (!value_take_uint(kv, "tb-size", CPU_CODE_CACHE_MAX_MIB, &cache, error))
         return false;
     if (cache && cache < CPU_CODE_CACHE_MIN_MIB)
-        return fail(error, ERR_ARGUMENT, "tb-size=%" G_GUINT64_FORMAT ": at least %u (MiB)", cache,
-                    CPU_CODE_CACHE_MIN_MIB);
+        return fail(error, ERR_ARGUMENT, "tb-size=%" G_GUINT64_FORMAT ": at least %u (MiB)",
+                    cache, CPU_CODE_CACHE_MIN_MIB);
     p->m->code_cache_mib = (u32)cache;
     if (!value_none_left(kv, error))
         return false;

@@ -8,23 +8,43 @@ void trans_mark_bytes(struct code_page *cp, u32 from, u32 n)
         cp->bytes[b >> 6] |= 1ull << (b & 63);
 }
 
-u16 trans_flags_wanted(struct trans *t, s32 off)
+/* Which of `open` code at `off` reads before it overwrites them; *budget: instructions to look
+ * at. */
+static u16 wanted(struct trans *t, s32 off, u16 open, u32 *budget)
 {
-    u16 want = 0, open = FL_STATUS;
+    u16 want = 0;
 
-    if (off < 0 || off >= 4096)
-        return FL_STATUS;
-    for (int k = 0; k < 8 && open && off < 4096; k++) {
+    while (open && off >= 0 && off < 4096 && *budget) {
         const struct trans_decoded *d = trans_decode(t, off);
 
-        if (!d || d->kind == K_NONE || d->kind >= K_JCC)
+        if (!d || d->kind == K_NONE || d->kind > K_CALL)
             break;
+        enum kind kind = d->kind;
+        s32 next = off + d->i.len, target = next + (s32)d->i.imm;
+
+        --*budget;
         trans_mark_bytes(t->cp, (u32)off, d->i.len);
+        if (kind == K_PUSHF)
+            return want | open;
         want |= d->i.fl_read & open;
-        open &= ~trans_flags_killed(&d->i);
-        off += d->i.len;
+        open &= ~(want | trans_flags_killed(&d->i));
+        if (kind == K_JMP || kind == K_CALL) {
+            off = target;
+        } else {
+            if (kind == K_JCC || kind == K_LOOP)
+                want |= wanted(t, target, open, budget);
+            open &= ~want;
+            off = next;
+        }
     }
     return want | open;
+}
+
+u16 trans_flags_wanted(struct trans *t, s32 off)
+{
+    u32 budget = 16;
+
+    return wanted(t, off, FL_STATUS, &budget);
 }
 
 /* One access of instruction k through `base`; may it share a check with the ones before? */
