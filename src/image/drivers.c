@@ -10,6 +10,7 @@ const struct driver *const drivers[] = {
     &format_qcow,
     &format_qed,
     &format_vdi,
+    &format_vhdx,
     &format_vmdk,
     &format_vpc,
     /* protocols */

@@ -183,10 +183,12 @@ int blocks_get(struct blocks *b, u64 index, struct block *ret)
     u32 per_page = b->page_bytes / b->entry_bytes;
     struct block_page *pg;
 
+    u64 slot = b->ops->slot ? b->ops->slot(b, index) : index;
+
     *ret = (struct block){ .kind = BLOCK_NONE };
-    if (b->root ? index / per_page >= b->root_len : index >= b->entries)
+    if (b->root ? slot / per_page >= b->root_len : slot >= b->entries)
         return 0;
-    int r = page_get(b, index / per_page, false, &pg);
+    int r = page_get(b, slot / per_page, false, &pg);
     if (r || !pg)
         return r;
     *ret = b->ops->decode(b, index,
@@ -201,12 +203,13 @@ int blocks_get(struct blocks *b, u64 index, struct block *ret)
 int blocks_set(struct blocks *b, u64 index, struct block k)
 {
     u32 per_page = b->page_bytes / b->entry_bytes;
-    u32 at = (u32)(index % per_page) * b->entry_bytes;
+    u64 slot = b->ops->slot ? b->ops->slot(b, index) : index;
+    u32 at = (u32)(slot % per_page) * b->entry_bytes;
     struct block_page *pg;
 
-    if (b->root ? index / per_page >= b->root_len : index >= b->entries)
+    if (b->root ? slot / per_page >= b->root_len : slot >= b->entries)
         return -EIO;
-    int r = page_get(b, index / per_page, true, &pg);
+    int r = page_get(b, slot / per_page, true, &pg);
     if (r)
         return r;
     entry_store(b, pg->raw + at, b->ops->encode(b, index, k));

@@ -36,6 +36,8 @@ struct blocks_ops {
     /* An entry of the table, in host byte order. Whether host lies in the file is checked by
      * the caller, also against b->data_min. */
     struct block (*decode)(const struct blocks *, u64 index, u64 entry);
+    /* Which entry is block index's; NULL: the index'th. */
+    u64 (*slot)(const struct blocks *, u64 index);
     /* NULL: the table cannot be changed. */
     u64 (*encode)(const struct blocks *, u64 index, struct block);
 

@@ -29,6 +29,8 @@ static const struct kind {
     { "vpc", "", 9 * MiB + 512, .cuts = true },
     { "vpc", "force_size=on", 9 * MiB + 512, .cuts = true },
     { "vpc", "subformat=fixed,force_size=on", 9 * MiB + 512, .cuts = true, .named = true },
+    { "vhdx", "", 9 * MiB + 512, .cuts = true, .check = true },
+    { "vhdx", "block_size=1M,subformat=fixed", 9 * MiB, .cuts = true, .check = true },
     { "vdi", "", 9 * MiB + 512, true, true },
     { "vdi", "static=on", 5 * MiB, true, true },
     { "vmdk", "", 70 * MiB + 512, true, true },
