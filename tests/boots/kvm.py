@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The cloud kernel on the kvm backend, in the test bed of tests/lib/nested.py: to the init of the
 small initramfs, through its self-check, and off again."""
+import os
+import re
+
 import initrd
 import kernels
 import nested
@@ -32,3 +35,12 @@ def add(smp):
 
 for n in 1, 2:
     add(n)
+
+
+@case("nested kvm, unit tests", ci=False)
+def unit(t):
+    job = nested.Job("kvm", [os.path.join(t.build, "kvm")], 120)
+    status, text, seconds = nested.run([job], say=t.note)["kvm"]
+    t.ok(status == 0 and re.search("^ok ", text, re.M), text)
+    found = re.search("^# (taken|not taken): .*", text, re.M)
+    t.note("%.1f s; the self-test says: %s" % (seconds, found.group(0)[2:] if found else "nothing"))

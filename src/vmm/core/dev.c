@@ -282,6 +282,8 @@ bool dev_load(struct dev *d, const u8 *bytes, size_t n, GError **error)
 void dev_save(struct dev *d, GByteArray *to)
 {
     dev_lock(d);
+    if (d->type->saving)
+        d->type->saving(d);
     state_save(&d->type->state, d, to);
     dev_unlock(d);
 }

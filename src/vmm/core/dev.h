@@ -76,6 +76,7 @@ struct dev_type {
     struct state_table state; /* size 0: no state */
     bool (*init)(struct dev *, GError **error);
     void (*reset)(struct dev *);
+    void (*saving)(struct dev *); /* before state_save: fetch what lies elsewhere */
     void (*loaded)(struct dev *); /* after state_load: rebuild what is derived, re-arm timers */
     void (*fini)(struct dev *);
     void (*unplug)(struct dev *);

@@ -160,6 +160,8 @@ static void info_qtree(struct vm *vm, const char *args, GString *to)
             continue;
         g_autoptr(GString) state = g_string_new(NULL);
         dev_lock(d);
+        if (d->type->saving)
+            d->type->saving(d);
         state_print(&d->type->state, d, state);
         dev_unlock(d);
         g_auto(GStrv) line = g_strsplit(state->str, "\n", -1);

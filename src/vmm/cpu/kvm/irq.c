@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * irq.c - the kernel's interrupt controllers: lines, MSIs, irqfds; and ioeventfds.
- * Linux, Documentation/virt/kvm/api.rst.
+ * irq.c - the ways into the kernel's interrupt controllers: lines, MSIs, irqfds; and
+ * ioeventfds. Linux, Documentation/virt/kvm/api.rst.
  *
  * GSI n below 24 drives input n of the IOAPIC and, below 16, of the two 8259s; GSI 0 is IOAPIC
  * input 2, as the MADT's override says, and 8259 input 2 is the cascade.
@@ -158,23 +158,9 @@ bool kvm_irq_init(struct kvm_vm *kv, GError **error)
     rc = routes_tell(kv);
     if (rc < 0)
         return fail_errno(error, -rc, "kvm: interrupt routing is refused");
-    for (u32 i = 0; i < ARRAY_LEN(kv->chips); i++) {
-        kv->chips[i].chip_id = i;
-        kvm_ioctl(kv->fd, KVM_GET_IRQCHIP, &kv->chips[i]);
-    }
-    kvm_ioctl(kv->fd, KVM_GET_PIT2, &kv->pit);
     kv->vm->intc = &kvm_intc;
     kv->vm->intc_opaque = kv;
-    return true;
-}
-
-void kvm_irq_reset(struct kvm_vm *kv)
-{
-    if (!kv->vm->kernel_irqchip)
-        return;
-    for (u32 i = 0; i < ARRAY_LEN(kv->chips); i++)
-        kvm_ioctl(kv->fd, KVM_SET_IRQCHIP, &kv->chips[i]);
-    kvm_ioctl(kv->fd, KVM_SET_PIT2, &kv->pit);
+    return kvm_irqchip_make(kv, error);
 }
 
 static void doorbell(struct kvm_vm *kv, const struct doorbell *d, bool add, u32 flags)

@@ -48,9 +48,6 @@ struct kvm_vm {
     _Atomic u32 slots_gen;
     pthread_mutex_t route_lock;
     struct kvm_msi_route routes[KVM_GSIS_MAX - VM_GSI_MAX];
-    /* The kernel's PIC, IOAPIC and PIT as they came up: what a reset goes back to. */
-    struct kvm_irqchip chips[3];
-    struct kvm_pit_state2 pit;
     u64 clock; /* kvm-clock at the last stop; 0: none taken */
     /* MSRs that this kernel saves: index, and where they lie in struct x86_msrs. */
     u32 n_msrs;
@@ -95,9 +92,14 @@ void kvm_mem_changed(void *vm); /* a ram_listen() function */
 void kvm_mem_dirty(struct vm *);
 /* irq.c */
 bool kvm_irq_init(struct kvm_vm *, GError **error);
-void kvm_irq_reset(struct kvm_vm *);
 void kvm_doorbells_listen(struct kvm_vm *);
 void kvm_doorbells_unlisten(struct kvm_vm *);
+/* irqchip.c: the kernel's PIC, IOAPIC and PIT as a device of the vm */
+bool kvm_irqchip_make(struct kvm_vm *, GError **error);
+void kvm_irqchip_free(struct kvm_vm *);
+/* The PIT counts host time: it is held while the guest stands still. */
+void kvm_irqchip_stop(struct kvm_vm *);
+void kvm_irqchip_resume(struct kvm_vm *);
 /* cpuid.c */
 bool kvm_cpuid_limits(struct kvm_vm *, struct cpuid_limits *ret, GError **error);
 bool kvm_cpuid_set(struct kvm_vcpu *, GError **error);

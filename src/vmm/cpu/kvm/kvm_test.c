@@ -19,7 +19,7 @@ struct sink {
     struct dev dev;
     struct vm *vm;
     u32 n;
-    u64 last;
+    u64 last, before;
 };
 static struct sink sink;
 
@@ -37,6 +37,7 @@ static void sink_write(struct dev *d, u64 off, u64 val, unsigned size UNUSED)
         return;
     }
     s->n++;
+    s->before = s->last;
     s->last = val;
 }
 
@@ -290,6 +291,69 @@ TEST(state)
         return;
     state_round_trip(&config);
     state_round_trip(&config_off);
+}
+
+static struct dev *find_dev(struct vm *vm, const char *id)
+{
+    for (u32 i = 0; i < vm->devs->len; i++) {
+        struct dev *d = vm->devs->pdata[i];
+
+        if (!strcmp(d->id, id))
+            return d;
+    }
+    return NULL;
+}
+
+/* What a guest has set in the kernel's controllers, another one finds there after a load. */
+TEST(irqchip_state_moves)
+{
+    if (!have_kvm())
+        return;
+    /* 8259: ICW1 to 4, mask 0xfb; 8254: channel 0, mode 2, 11932; IOAPIC: entry 1, vector 0x31
+     */
+    static const char set[] =
+        "\xb0\x11\xe6\x20\xb0\x50\xe6\x21\xb0\x04\xe6\x21\xb0\x01\xe6\x21\xb0\xfb\xe6\x21"
+        "\xb0\x34\xe6\x43\xb0\x9c\xe6\x40\xb0\x2e\xe6\x40"
+        "\xc7\x05\x00\x00\xc0\xfe\x12\x00\x00\x00\xc7\x05\x10\x00\xc0\xfe\x31\x00\x01\x00" END;
+    /* xor eax,eax; status of channel 0 to ah, mask to al, out; the IOAPIC's register, out */
+    static const char get[] = "\x31\xc0\xb0\xe2\xe6\x43\xe4\x40\x24\x3f\x88\xc4\xe4\x21\xe7\x99"
+                              "\xa1\x10\x00\xc0\xfe\xe7\x99" END;
+    g_autoptr(GByteArray) one = g_byte_array_new(), two = g_byte_array_new();
+    g_autoptr(GByteArray) fresh = g_byte_array_new(), again = g_byte_array_new();
+    g_autofree char *why = NULL;
+    GError *error = NULL;
+    struct vm *vm = make(&config);
+    struct dev *d = find_dev(vm, "kvm-irqchip");
+
+    EXPECT(state_check_table(&d->type->state, &why));
+    dev_save(d, fresh);
+    load(vm, set, sizeof set - 1);
+    run(vm);
+    dev_save(d, one);
+    vm_reset(vm);
+    dev_save(d, again);
+    EXPECT(fresh->len == again->len && !memcmp(fresh->data, again->data, fresh->len));
+    done(vm);
+
+    vm = make(&config);
+    d = find_dev(vm, "kvm-irqchip");
+    EXPECT(!dev_load(d, one->data, one->len - 1, NULL));
+    EXPECT(dev_load(d, one->data, one->len, &error));
+    dev_save(d, two);
+    EXPECT(one->len == two->len && !memcmp(one->data, two->data, one->len));
+    load(vm, get, sizeof get - 1);
+    run(vm);
+    EXPECT_EQ(sink.n, 2);
+    EXPECT_EQ(sink.before, 0x34fb);
+    EXPECT_EQ(sink.last, 0x10031);
+    if (error)
+        printf("# %s\n", error->message);
+    g_clear_error(&error);
+    done(vm);
+
+    vm = make(&config_off);
+    EXPECT(!find_dev(vm, "kvm-irqchip"));
+    done(vm);
 }
 
 static gboolean raise_vector(gpointer vm)

@@ -155,14 +155,16 @@ static void run_state(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED
     if (!kv)
         return;
     switch (ev) {
-    case VM_EV_RESET:
-        kvm_irq_reset(kv);
+    case VM_EV_SHUTDOWN: /* at the end of the process no stop is told */
+        kvm_irqchip_stop(kv);
         break;
     case VM_EV_STOP:
+        kvm_irqchip_stop(kv);
         if (kv->has.adjust_clock && kvm_ioctl(kv->fd, KVM_GET_CLOCK, &d) >= 0)
             kv->clock = d.clock;
         break;
     case VM_EV_RESUME:
+        kvm_irqchip_resume(kv);
         if (!kv->clock)
             break;
         d.clock = kv->clock;
@@ -187,6 +189,7 @@ static void vm_fini(struct vm *vm)
     if (!kv)
         return;
     kvm_doorbells_unlisten(kv);
+    kvm_irqchip_free(kv);
     fd_close(&kv->fd);
     fd_close(&kv->kvm);
     if (vm->intc_opaque == kv)
