@@ -245,7 +245,8 @@ static bool parallels_resize(struct node *n, u64 size, const char *preallocation
     pthread_mutex_lock(&b->lock);
     blocks_forget(b);
     b->entries = MAX(entries, b->entries);
-    b->size = n->size = sectors * 512;
+    b->size = sectors * 512;
+    n->size = b->size;
     pthread_mutex_unlock(&b->lock);
     return true;
 }

@@ -307,8 +307,10 @@ static bool qcow_resize(struct node *n, u64 size, const char *preallocation, GEr
     pthread_mutex_lock(&b->lock);
     if (!r)
         r = move_l1(q, size, entries);
-    if (!r)
-        b->size = n->size = ROUND_UP(size, 512);
+    if (!r) {
+        b->size = ROUND_UP(size, 512);
+        n->size = b->size;
+    }
     pthread_mutex_unlock(&b->lock);
     if (!r)
         r = node_flush(n->file);

@@ -295,7 +295,8 @@ static bool qed_resize(struct node *n, u64 size, const char *preallocation, GErr
     if (r)
         return fail_errno(error, -r, "image '%s': growing", n->filename);
     q->h = h;
-    q->bn.b.size = n->size = ROUND_UP(size, 512);
+    q->bn.b.size = ROUND_UP(size, 512);
+    n->size = q->bn.b.size;
     return true;
 }
 

@@ -850,7 +850,8 @@ static bool vhdx_resize(struct node *n, u64 size, const char *preallocation, GEr
     pthread_mutex_lock(&b->lock);
     blocks_forget(b);
     b->entries = MAX(entries, b->entries);
-    b->size = n->size = size;
+    b->size = size;
+    n->size = b->size;
     pthread_mutex_unlock(&b->lock);
     return true;
 }

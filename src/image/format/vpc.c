@@ -227,7 +227,8 @@ static bool vpc_open(struct node *n, struct dict *o UNUSED, const struct open_ho
         return fail(error, ERR_LIMIT, "image '%s': a VHD has at most 2040 GiB", n->filename);
     n->size = sectors * 512;
     *b = (struct blocks){ .n = n, .file = n->file, .size = n->size };
-    b->end = at_end ? n->file->size - 512 : ROUND_UP(n->file->size, 512);
+    u64 len = n->file->size;
+    b->end = at_end ? len - 512 : ROUND_UP(len, 512);
     if (type == VHD_FIXED) {
         if (n->size > n->file->size - 512)
             return fail(error, ERR_FORMAT, "image '%s': the file is shorter than the disk",
@@ -414,7 +415,8 @@ static bool vpc_resize(struct node *n, u64 size, const char *preallocation, GErr
     pthread_mutex_lock(&b->lock);
     v->footer = f;
     blocks_forget(b);
-    b->size = n->size = sectors * 512;
+    b->size = sectors * 512;
+    n->size = b->size;
     if (!b->flat)
         b->entries = (b->size + b->block - 1) / b->block;
     pthread_mutex_unlock(&b->lock);
