@@ -121,6 +121,8 @@ static void limits(void)
     seg(S1, (ul)area, 0xfff, 0x49b);
     es_write(S1, 0, 1);
     check_exc("write to code", 13, 0, 0);
+    EXPECT_EXC("write through CS", 13, 0, "movl %0, %%cs:(%1)", ::"r"(1), "r"(area) : "memory");
+    EXPECT_EXC("read through CS", NONE, 0, "movl %%cs:(%0), %%eax", ::"r"(area) : "eax");
     seg(S1, (ul)area, 0xfff, 0x497); /* expand down, 32-bit: valid above 0xfff */
     es_read(S1, 0xfff);
     check_exc("expand-down: at the limit", 13, 0, 0);

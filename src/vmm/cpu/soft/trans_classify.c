@@ -365,6 +365,8 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
     bool full = i->opsize == (is64 ? 8 : 4); /* for stack and branch instructions */
 
     if (i->has_mem && !i->mem_agen) {
+        if (!is64 && i->seg == CS) /* not writable, maybe not readable */
+            return K_NONE;
         if ((i->seg == FS && !(mode & CODE_FS)) || (i->seg == GS && !(mode & CODE_GS)))
             return K_NONE;
         if (i->base == GPR_RIP && i->adsize != 8)
@@ -456,7 +458,8 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
             break;
         }
         if (is_string(i)) {
-            if (i->adsize != (is64 ? 8 : 4) || i->seg == FS || i->seg == GS)
+            if (i->adsize != (is64 ? 8 : 4) || i->seg == FS || i->seg == GS ||
+                (!is64 && i->seg == CS))
                 return K_NONE;
             if (!(i->prefixes & (PFX_REP | PFX_REPNE)))
                 return K_STRING;
