@@ -106,14 +106,13 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *id = opts_take(kv, "id");
     g_autofree char *serial = opts_take(kv, "serial");
 
-    if (iface &&
-        !g_strv_contains((const char *const[]){ "ide", "virtio", "none", NULL }, iface)) {
-        if (g_strv_contains(
-                (const char *const[]){ "scsi", "sd", "mtd", "floppy", "pflash", "xen", NULL },
-                iface))
+    if (iface && !g_strv_contains(
+                     (const char *const[]){ "ide", "floppy", "virtio", "none", NULL }, iface)) {
+        if (g_strv_contains((const char *const[]){ "scsi", "sd", "mtd", "pflash", "xen", NULL },
+                            iface))
             return fail(error, ERR_UNSUPPORTED, "if=%s is not there yet; use if=ide", iface);
-        return fail(error, ERR_ARGUMENT, "there is no if=%s; there is ide, virtio, none",
-                    iface);
+        return fail(error, ERR_ARGUMENT,
+                    "there is no if=%s; there is ide, floppy, virtio, none", iface);
     }
     if (id && !value_id(id, error))
         return false;
@@ -141,7 +140,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         !set_place(d, kv, error) || !value_none_left(kv, error))
         return false;
     d->options.read_only |= d->cdrom;
-    if (!d->file && !d->cdrom)
+    if (!d->file && !d->cdrom && g_strcmp0(d->iface, "floppy") != 0)
         return fail(error, ERR_ARGUMENT, "'%s': file= is needed", arg);
     d->id = g_steal_pointer(&id);
     d->serial = g_steal_pointer(&serial);
@@ -149,9 +148,10 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
 }
 
 /* -hda and the like. */
-static bool drive_at(struct parse *p, const char *file, int index, bool cdrom)
+static bool drive_at(struct parse *p, const char *iface, const char *file, int index,
+                     bool cdrom)
 {
-    struct drive_desc *d = drive_add(p, "ide", file);
+    struct drive_desc *d = drive_add(p, iface, file);
 
     d->index = index;
     if (cdrom)
@@ -161,27 +161,37 @@ static bool drive_at(struct parse *p, const char *file, int index, bool cdrom)
 
 bool opt_hda(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    return drive_at(p, arg, 0, false);
+    return drive_at(p, "ide", arg, 0, false);
 }
 
 bool opt_hdb(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    return drive_at(p, arg, 1, false);
+    return drive_at(p, "ide", arg, 1, false);
 }
 
 bool opt_hdc(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    return drive_at(p, arg, 2, false);
+    return drive_at(p, "ide", arg, 2, false);
 }
 
 bool opt_hdd(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    return drive_at(p, arg, 3, false);
+    return drive_at(p, "ide", arg, 3, false);
+}
+
+bool opt_fda(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, "floppy", arg, 0, false);
+}
+
+bool opt_fdb(struct parse *p, const char *arg, GError **error UNUSED)
+{
+    return drive_at(p, "floppy", arg, 1, false);
 }
 
 bool opt_cdrom(struct parse *p, const char *arg, GError **error UNUSED)
 {
-    return drive_at(p, arg, 2, true);
+    return drive_at(p, "ide", arg, 2, true);
 }
 
 /* ---- which drive sits where ---- */
@@ -190,7 +200,7 @@ static const struct iface {
     const char *name;
     u32 units; /* a bus has; 0: there are no buses */
     u32 max;   /* drives in all; 0: any number */
-} ifaces[] = { { "ide", 2, 4 }, { "virtio", 0, 0 }, { "none", 0, 0 } };
+} ifaces[] = { { "ide", 2, 4 }, { "floppy", 0, 2 }, { "virtio", 0, 0 }, { "none", 0, 0 } };
 
 static bool place_taken(const struct parse *p, const struct drive_desc *d, int index)
 {
@@ -252,6 +262,9 @@ static void drive_device(struct parse *p, const struct drive_desc *d)
         type = d->cdrom ? "ide-cd" : "ide-hd";
         opts_add(props, "bus", bus);
         opts_add(props, "unit", d->index % 2 ? "1" : "0");
+    } else if (strcmp(d->iface, "floppy") == 0) {
+        type = "floppy";
+        opts_add(props, "unit", d->index ? "1" : "0");
     }
     machine_add_device(p->m, type, NULL, "-drive", props);
 }

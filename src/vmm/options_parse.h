@@ -43,6 +43,6 @@ option_fn opt_machine, opt_accel, opt_no_kvm, opt_enable_kvm, opt_no_irqchip, op
     opt_m, opt_kernel, opt_initrd, opt_append, opt_bios, opt_boot, opt_fw_cfg, opt_uuid,
     opt_smbios, opt_rtc;
 option_fn opt_drive, opt_blockdev, opt_snapshot, opt_device, opt_global, opt_netdev, opt_nic,
-    opt_net, opt_hda, opt_hdb, opt_hdc, opt_hdd, opt_cdrom, opt_object, opt_serial, opt_monitor,
-    opt_qmp, opt_qmp_pretty, opt_mon, opt_chardev, opt_debugcon, opt_display, opt_vga,
-    opt_parallel, opt_nographic;
+    opt_net, opt_hda, opt_hdb, opt_hdc, opt_hdd, opt_cdrom, opt_fda, opt_fdb, opt_object,
+    opt_serial, opt_monitor, opt_qmp, opt_qmp_pretty, opt_mon, opt_chardev, opt_debugcon,
+    opt_display, opt_vga, opt_parallel, opt_nographic;

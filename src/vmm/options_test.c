@@ -198,7 +198,8 @@ TEST(drives)
     options_free(o);
 
     bad("-drive file=x,if=scsi", "-drive: if=scsi is not there yet; use if=ide");
-    bad("-drive file=x,if=foo", "-drive: there is no if=foo; there is ide, virtio, none");
+    bad("-drive file=x,if=foo",
+        "-drive: there is no if=foo; there is ide, floppy, virtio, none");
     bad("-drive if=virtio", "-drive: 'if=virtio': file= is needed");
     GError *e = NULL;
     EXPECT(!parse("-drive file=x,if=virtio,format=zip", &e));

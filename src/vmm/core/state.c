@@ -17,6 +17,9 @@
 
 #include "base/error.h"
 
+/* Of more elements than that, only the first are printed. */
+enum { PRINT_MAX = 4096, PRINT_HEAD = 64 };
+
 enum { STATE_FIELDS_MAX = 256 };
 
 static u64 uint_get(const u8 *p, u32 size)
@@ -293,11 +296,14 @@ static void print_fields(const struct state_field *fields, u32 n, const u8 *base
         g_string_append_printf(to, "%s%s =", prefix, f->name);
         u32 count = f->kind == STATE_K_BYTES ? f->size : f->count;
         u32 size = f->kind == STATE_K_BYTES ? 1 : f->size;
-        for (u32 k = 0; k < count; k++)
+        u32 shown = count > PRINT_MAX ? PRINT_HEAD : count;
+        for (u32 k = 0; k < shown; k++)
             g_string_append_printf(to,
                                    size == 1 && count > 1 ? " %02" G_GINT64_MODIFIER "x"
                                                           : " %#" G_GINT64_MODIFIER "x",
                                    uint_get(p + (size_t)k * size, size));
+        if (shown < count)
+            g_string_append_printf(to, " ... (%u)", count);
         g_string_append_c(to, '\n');
     }
 }

@@ -3,6 +3,7 @@
 #include "vmm/core/dev.h"
 #include "vmm/dev/ide/ide.h"
 #include "vmm/dev/pc/acpi_pm.h"
+#include "vmm/dev/pc/fdc.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/i8042.h"
@@ -26,6 +27,8 @@ const struct dev_type *const dev_types[] = {
     &debugcon_type,
     &debugexit_type,
     &dma_type,
+    &fdc_type,
+    &floppy_type,
     &fw_cfg_type,
     &hpet_type,
     &i8042_type,

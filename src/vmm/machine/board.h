@@ -50,6 +50,7 @@ struct machine {
     struct pci_bus *pci; /* NULL: none */
     struct dev *fw_cfg;  /* NULL: none */
     struct dev *rtc;
+    struct dev *fdc; /* NULL: none */
     bool serial_at[SERIALS_MAX];
     bool has_hpet, has_i8042, has_pm, has_smi_cmd;
 

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "vmm/dev/ide/ide.h"
+#include "vmm/dev/pc/fdc.h"
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pci/pci.h"
@@ -155,7 +156,12 @@ void machine_set_cmos(struct machine *m)
     u64 high = m->ram_high >> 16;
     struct dev *rtc = m->rtc;
 
-    rtc_set_cmos(rtc, 0x14, 0x06); /* coprocessor, mouse */
+    u8 a = m->fdc ? fdc_cmos_type(m->fdc, 0) : 0, b = m->fdc ? fdc_cmos_type(m->fdc, 1) : 0;
+    u8 equipment = 0x06; /* coprocessor, mouse */
+    if (a || b)
+        equipment |= 0x01 | (a && b ? 0x40 : 0); /* floppy drives, how many less one */
+    rtc_set_cmos(rtc, 0x10, (u8)(a << 4 | b));
+    rtc_set_cmos(rtc, 0x14, equipment);
     rtc_set_cmos(rtc, 0x15, 640 & 0xff);
     rtc_set_cmos(rtc, 0x16, 640 >> 8);
     rtc_set_cmos(rtc, 0x17, (u8)ext_kib);
@@ -251,7 +257,10 @@ static char *boot_path(struct dev *d, u32 *ret_index)
 {
     const struct ide_unit *u = ide_unit_of(d);
     const struct pci_dev *p = pci_dev_of(d);
+    unsigned floppy;
 
+    if (fdc_of_floppy(d, &floppy, ret_index))
+        return g_strdup_printf("/pci@i0cf8/isa@1/fdc@03f0/floppy@%x", floppy);
     if (u) {
         g_autofree char *host = pci_path(pci_dev_of(u->bus->host), "ide");
 

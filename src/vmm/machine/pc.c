@@ -18,8 +18,10 @@
 #include "vmm/backend/chardev.h"
 #include "vmm/dev/ide/ide.h"
 #include "vmm/dev/pc/acpi_pm.h"
+#include "vmm/dev/pc/fdc.h"
 #include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/intc.h"
+#include "vmm/dev/pc/misc.h"
 #include "vmm/dev/pci/i440fx.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/pci_setup.h"
@@ -100,6 +102,32 @@ static void pc_powerdown(struct vm *vm UNUSED, void *opaque)
     acpi_pm_power_button(opaque);
 }
 
+/* Only if a drive was asked for: systems look for drives at a controller for long. */
+static bool floppy_make(struct machine *m, GError **error)
+{
+    struct dev *dma = NULL;
+    bool wanted = false;
+
+    for (guint i = 0; i < m->desc->devices->len; i++)
+        wanted |= strcmp(((const struct device_desc *)m->desc->devices->pdata[i])->type,
+                         floppy_type.name) == 0;
+    for (guint i = 0; i < m->vm->devs->len; i++)
+        if (((struct dev *)m->vm->devs->pdata[i])->type == &dma_type)
+            dma = m->vm->devs->pdata[i];
+    if (!wanted)
+        return true;
+    struct dev *d = dev_new(m->vm, &fdc_type, "fdc");
+    d->irq[0] = vm_gsi(m->vm, 6);
+    if (!dev_set_ptr(d, "dma", dma, error) || !dev_realize(d, error)) {
+        dev_free(d);
+        return false;
+    }
+    bus_map(m->vm->io, 0x3f0, fdc_type.io[0], d, 0);
+    bus_map(m->vm->io, 0x3f7, fdc_type.io[1], d, 0);
+    m->fdc = d;
+    return true;
+}
+
 static bool pm_make(struct machine *m, bool direct, GError **error)
 {
     const struct part p = { .type = "acpi-pm",
@@ -150,7 +178,7 @@ static bool pc_build(struct machine *m, GError **error)
         if (!machine_part(m, &parts[i], NULL, error))
             return false;
     m->has_i8042 = true;
-    if (!piix3_ide_new(m->pci, vm_gsi(vm, 14), vm_gsi(vm, 15), error))
+    if (!piix3_ide_new(m->pci, vm_gsi(vm, 14), vm_gsi(vm, 15), error) || !floppy_make(m, error))
         return false;
     return timers_make(m, error) && pm_make(m, direct, error) && fw_cfg_make(m, error) &&
            machine_make_serials(m, error) && machine_make_debugcon(m, error);

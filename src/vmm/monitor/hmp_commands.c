@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "vmm/core/vm.h"
+#include "vmm/dev/drive.h"
 #include "vmm/monitor/monitor_impl.h"
 
 static const struct hmp_command *find(const struct hmp_command *table, const char *name)
@@ -107,6 +108,41 @@ static void run_log(struct vm *vm UNUSED, const char *args, GString *to)
         g_string_append(to, "log on|off\n");
 }
 
+/* A drive by the name of either itself or its device. */
+static struct drive *drive_named(struct vm *vm, const char *name, GString *to)
+{
+    struct drive *d = drive_find(vm, name, name);
+
+    if (!d)
+        g_string_append_printf(to, "there is no drive '%s'; 'info block' lists them\n", name);
+    return d;
+}
+
+static void run_eject(struct vm *vm, const char *args, GString *to)
+{
+    bool force = g_str_has_prefix(args, "-f ");
+    struct drive *d = drive_named(vm, force ? g_strchug((char *)args + 3) : args, to);
+    g_autoptr(GError) error = NULL;
+
+    if (d && !drive_eject(d, force, &error))
+        g_string_append_printf(to, "%s\n", error->message);
+}
+
+static void run_change(struct vm *vm, const char *args, GString *to)
+{
+    const char *file;
+    g_autofree char *name = word_of(args, &file);
+    g_autoptr(GError) error = NULL;
+
+    if (!*file) {
+        g_string_append(to, "change drive file\n");
+        return;
+    }
+    struct drive *d = drive_named(vm, name, to);
+    if (d && !drive_change(d, file, NULL, -1, false, &error))
+        g_string_append_printf(to, "%s\n", error->message);
+}
+
 static void run_x(struct vm *vm, const char *args, GString *to)
 {
     hmp_memory(vm, args, false, to);
@@ -119,7 +155,10 @@ static void run_xp(struct vm *vm, const char *args, GString *to)
 
 const struct hmp_command hmp_commands[] = {
     { "c", "", "the same as cont", run_cont },
+    { "change", "DRIVE FILE", "put another medium in", run_change },
     { "cont", "", "let the guest go on", run_cont },
+    { "eject", "[-f] DRIVE", "take the medium out; -f: although the guest holds it",
+      run_eject },
     { "help", "[command]", "this list, or one command", run_help },
     { "info", "[subject]", "look at something; alone: what there is", run_info },
     { "log", "on|off", "more messages on standard error", run_log },

@@ -3,13 +3,13 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "image/image.h"
 #include "net/net.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/dev.h"
 #include "vmm/core/quiescent.h"
 #include "vmm/cpu/cpu.h"
 #include "vmm/cpu/x86/state.h"
+#include "vmm/dev/drive.h"
 #include "vmm/monitor/monitor_impl.h"
 
 static void info_status(struct vm *vm, const char *args UNUSED, GString *to)
@@ -127,23 +127,26 @@ static void info_network(struct vm *vm, const char *args UNUSED, GString *to)
         net_print(vm->nets->pdata[i], to);
 }
 
-/* Images are found through the devices that have one. */
 static void info_block(struct vm *vm, const char *args UNUSED, GString *to)
 {
-    for (u32 i = 0; i < vm->devs->len; i++) {
-        struct dev *d = vm->devs->pdata[i];
+    for (u32 i = 0; vm->drives && i < vm->drives->len; i++) {
+        struct drive *d = vm->drives->pdata[i];
 
-        for (const struct prop *p = d->type->props; p && p->name; p++) {
-            if (p->kind != PROP_PTR || g_strcmp0(p->link, "drive") != 0)
-                continue;
-            struct image *img = *(struct image **)(void *)((char *)d + p->offset);
-            if (img)
-                g_string_append_printf(to, "%s: %s, %" PRIu64 " bytes%s\n", d->id,
-                                       image_path(img), image_size(img),
-                                       image_read_only(img) ? ", read-only" : "");
-            else
-                g_string_append_printf(to, "%s: [not inserted]\n", d->id);
-        }
+        if (d->image)
+            g_string_append_printf(to, "%s: %s (%s%s)\n", d->id, image_path(d->image),
+                                   image_format(d->image),
+                                   image_read_only(d->image) ? ", read-only" : "");
+        else
+            g_string_append_printf(to, "%s: [not inserted]\n", d->id);
+        if (d->dev)
+            g_string_append_printf(to, "    Attached to:      %s\n", d->dev->id);
+        if (d->ops)
+            g_string_append_printf(to, "    Removable device: %slocked, tray %s\n",
+                                   drive_locked(d) ? "" : "not ",
+                                   drive_tray_open(d) ? "open" : "closed");
+        if (d->image)
+            g_string_append_printf(to, "    Size:             %" PRIu64 " bytes\n",
+                                   image_size(d->image));
     }
 }
 

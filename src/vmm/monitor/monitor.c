@@ -21,6 +21,15 @@ static void on_event(void *opaque, enum vm_event ev, enum vm_cause cause)
     }
 }
 
+static void on_tray(struct vm *vm, const char *drive, const char *dev, bool open)
+{
+    for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
+        struct monitor *m = vm->monitors->pdata[i];
+        if (m->tray)
+            m->tray(m, drive, dev, open);
+    }
+}
+
 void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
 {
     m->vm = vm;
@@ -29,6 +38,7 @@ void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
     if (!vm->monitors) {
         vm->monitors = g_ptr_array_new();
         vm_listen(vm, on_event, vm);
+        vm->tray_moved = on_tray;
     }
     g_ptr_array_add(vm->monitors, m);
 }

@@ -10,6 +10,8 @@ struct monitor {
     struct chardev *chardev;
     GString *out; /* what the chardev has not taken yet */
     void (*event)(struct monitor *, enum vm_event, enum vm_cause); /* may be NULL */
+    void (*tray)(struct monitor *, const char *drive, const char *dev,
+                 bool open); /* a tray has moved; may be NULL */
     void (*free)(struct monitor *);
 };
 

@@ -186,25 +186,44 @@ static const struct chardev_user qmp_user = {
     .can_read = qmp_can_read, .read = qmp_read, .event = qmp_chardev_event, .background = true
 };
 
-static void qmp_event(struct monitor *m, enum vm_event ev, enum vm_cause cause)
+static struct json_out begin_event(struct qmp_session *s)
 {
-    struct qmp_session *s = container_of(m, struct qmp_session, m);
     s64 now = g_get_real_time();
-
-    if (!s->negotiated)
-        return;
     struct json_out o = begin_line(s);
+
     json_key(&o, "timestamp");
     json_open(&o, '{');
     json_put_int(&o, "seconds", now / G_USEC_PER_SEC);
     json_put_int(&o, "microseconds", now % G_USEC_PER_SEC);
     json_close(&o, '}');
+    return o;
+}
+
+static void qmp_event(struct monitor *m, enum vm_event ev, enum vm_cause cause)
+{
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
     size_t before = o.text->len;
     qmp_event_put(&o, m->vm, ev, cause);
     if (o.text->len == before) { /* nothing that QMP tells */
         g_string_free(o.text, TRUE);
         return;
     }
+    json_close(&o, '}');
+    send_line(s, &o);
+}
+
+static void qmp_tray(struct monitor *m, const char *drive, const char *dev, bool open)
+{
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
+    qmp_event_device_tray_moved(&o, drive, dev, open);
     json_close(&o, '}');
     send_line(s, &o);
 }
@@ -228,6 +247,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
     s->held = g_byte_array_new();
     s->pretty = pretty;
     s->m.event = qmp_event;
+    s->m.tray = qmp_tray;
     s->m.free = qmp_free;
     monitor_add(&s->m, vm, c);
     chardev_attach(c, &qmp_user, s);

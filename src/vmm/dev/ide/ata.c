@@ -74,111 +74,18 @@ enum {
 enum { LBA28_MAX = 0x0fffffff, RANGE_BLOCKS_MAX = 8, IDENTIFY_WORDS = 256 };
 enum { TRIM = 1, SMART_LBAM = 0x4f, SMART_LBAH = 0xc2 };
 
-struct ata_io {
-    struct ide_unit *u;
-    struct image *image;
-    enum ata_op op;
-    bool loose; /* nobody waits for it any more */
-    bool fua;
-    u64 at;
-    u32 len;
-    u8 *bytes;
-};
-
 /* ---- requests to the image -----------------------------------------------------------------
  */
 
-static void io_done(void *opaque, int ret);
-
-static void io_submit(struct ata_io *io)
+void ata_io(struct ide_unit *u, enum bounce_op op, u64 at, u32 len)
 {
-    struct iovec v = { io->bytes, io->len };
-
-    switch (io->op) {
-    case ATA_READ:
-    case ATA_CD_READ:
-        image_read(io->image, io->at, &v, 1, io_done, io);
-        break;
-    case ATA_WRITE:
-        image_write(io->image, io->at, &v, 1, io->fua, io_done, io);
-        break;
-    case ATA_FLUSH:
-        image_flush(io->image, io_done, io);
-        break;
-    case ATA_DISCARD:
-        image_discard(io->image, io->at, io->len, io_done, io);
-        break;
-    }
-}
-
-static void io_free(struct ata_io *io)
-{
-    if (io)
-        g_free(io->bytes);
-    g_free(io);
-}
-
-void ata_io(struct ide_unit *u, enum ata_op op, u64 at, u32 len)
-{
-    struct ata_io *io = g_new0(struct ata_io, 1);
-    bool data = op == ATA_READ || op == ATA_WRITE || op == ATA_CD_READ;
-
-    g_assert(!u->io && !u->parked && (!data || len <= ATA_BUF));
-    *io = (struct ata_io){ .u = u, .image = u->drive->image, .op = op, .at = at, .len = len };
-    io->fua = u->r.fua || !u->r.write_cache;
-    io->bytes = data ? g_malloc(len) : NULL;
-    if (op == ATA_WRITE)
-        memcpy(io->bytes, u->r.buf, len);
     u->r.status = (u->r.status & ~ATA_DRQ) | ATA_BSY;
-    if (u->loose) {
-        u->parked = io;
-        return;
-    }
-    u->io = io;
-    io_submit(io);
-}
-
-static void io_forget(struct ide_unit *u)
-{
-    io_free(u->parked);
-    u->parked = NULL;
-    if (!u->io)
-        return;
-    u->io->loose = true;
-    u->io = NULL;
-    u->loose++;
+    bounce_start(&u->io, u->drive->image, op, at, len, u->r.buf, u->r.fua || !u->r.write_cache);
 }
 
 bool ata_busy(const struct ide_unit *u)
 {
-    return u->io || u->loose || u->parked;
-}
-
-static void io_came(struct ide_unit *u, enum ata_op op, u64 at, u32 len, int ret);
-
-/* A thread of the image's. */
-static void io_done(void *opaque, int ret)
-{
-    struct ata_io *io = opaque;
-    struct ide_unit *u = io->u;
-    struct dev *host = u->bus->host;
-
-    dev_lock(host);
-    if (io->loose) {
-        u->loose--;
-        if (!u->loose && u->parked) {
-            u->io = u->parked;
-            u->parked = NULL;
-            io_submit(u->io);
-        }
-    } else {
-        u->io = NULL;
-        if (!ret && (io->op == ATA_READ || io->op == ATA_CD_READ))
-            memcpy(u->r.buf, io->bytes, io->len);
-        io_came(u, io->op, io->at, io->len, ret);
-    }
-    dev_unlock(host);
-    io_free(io);
+    return bounce_busy(&u->io);
 }
 
 /* ---- the end of a command ------------------------------------------------------------------
@@ -282,7 +189,7 @@ static void piece_begin(struct ide_unit *u)
     r->len = r->block = piece_blocks(u) * u->logical_block;
     r->pos = 0;
     if (r->flow == FLOW_DISK_IN) {
-        ata_io(u, ATA_READ, r->lba * u->logical_block, r->len);
+        ata_io(u, BOUNCE_READ, r->lba * u->logical_block, r->len);
         return;
     }
     r->waits = true;
@@ -334,7 +241,7 @@ static void ranges_next(struct ide_unit *u)
             return;
         }
         r->pos += 8;
-        ata_io(u, ATA_DISCARD, lba * u->logical_block, n * u->logical_block);
+        ata_io(u, BOUNCE_DISCARD, lba * u->logical_block, n * u->logical_block);
         return;
     }
     if (r->left <= 1) {
@@ -348,16 +255,19 @@ static void ranges_next(struct ide_unit *u)
     u->bus->ops->receive(u);
 }
 
-static void io_came(struct ide_unit *u, enum ata_op op, u64 at UNUSED, u32 len UNUSED, int ret)
+void ata_io_came(void *opaque, enum bounce_op op, int ret, const u8 *bytes, u32 len)
 {
+    struct ide_unit *u = opaque;
     struct ide_unit_regs *r = &u->r;
 
     r->status &= ~ATA_BSY;
-    if (op == ATA_CD_READ) {
+    if (op == BOUNCE_READ && !ret)
+        memcpy(r->buf, bytes, len);
+    if (r->flow == FLOW_CD_IN) {
         atapi_read_done(u, ret);
         return;
     }
-    if (op == ATA_DISCARD) {
+    if (op == BOUNCE_DISCARD) {
         ranges_next(u); /* that a host cannot discard is no error */
         return;
     }
@@ -405,7 +315,7 @@ void ata_received(struct ide_unit *u)
     r->pos = 0;
     switch (r->flow) {
     case FLOW_DISK_OUT:
-        ata_io(u, ATA_WRITE, r->lba * u->logical_block, r->len);
+        ata_io(u, BOUNCE_WRITE, r->lba * u->logical_block, r->len);
         break;
     case FLOW_PACKET:
         atapi_packet(u);
@@ -463,7 +373,7 @@ static void transfer(struct ide_unit *u, enum ata_flow flow, enum way way, bool 
     piece_begin(u);
 }
 
-static void wait_for(struct ide_unit *u, enum ata_op op)
+static void wait_for(struct ide_unit *u, enum bounce_op op)
 {
     u->r.flow = FLOW_WAIT;
     u->r.status = ATA_DRDY | ATA_SRV;
@@ -607,7 +517,7 @@ static void set_features(struct ide_unit *u)
     case 0x82:
         r->write_cache = false;
         if (!u->cd) {
-            wait_for(u, ATA_FLUSH);
+            wait_for(u, BOUNCE_FLUSH);
             return;
         }
         break;
@@ -862,7 +772,7 @@ static void disk_command(struct ide_unit *u)
         return;
     case FLUSH_CACHE:
     case FLUSH_CACHE_EXT:
-        wait_for(u, ATA_FLUSH);
+        wait_for(u, BOUNCE_FLUSH);
         return;
     case IDENTIFY:
         identify(u);
@@ -949,7 +859,7 @@ void ata_command(struct ide_unit *u, u8 command)
         if (u->cd || image_read_only(u->drive->image))
             ata_end(u, 0);
         else
-            wait_for(u, ATA_FLUSH);
+            wait_for(u, BOUNCE_FLUSH);
         return;
     case NOP:
         ata_end(u, ATA_ABRT);
@@ -965,7 +875,7 @@ void ata_reset(struct ide_unit *u, bool soft)
 {
     struct ide_unit_regs *r = &u->r;
 
-    io_forget(u);
+    bounce_forget(&u->io);
     r->feature = r->prev_feature = 0;
     r->flow = FLOW_NONE;
     r->dma = r->fua = r->waits = r->irq = false;

@@ -158,7 +158,7 @@ static void read_next(struct ide_unit *u)
         failed(u, ILLEGAL_REQUEST, ASC_RANGE, 0);
         return;
     }
-    ata_io(u, ATA_CD_READ, r->lba * ATA_CD_SECTOR, n * ATA_CD_SECTOR);
+    ata_io(u, BOUNCE_READ, r->lba * ATA_CD_SECTOR, n * ATA_CD_SECTOR);
 }
 
 static void read_begin(struct ide_unit *u, u32 lba, u32 n, bool raw)

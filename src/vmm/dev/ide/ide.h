@@ -20,12 +20,11 @@
  * Everything of a drive is guarded by its controller's lock (u->bus->host), also what lies in
  * its own struct dev; its own lock is taken by nobody but save and load, when the guest stands.
  *
- * Requests to the image have buffers of their own.  A reset does not wait for one under way:
- * it is cut loose, and the next one starts only when it has come back, so that the order of
- * writes stays what the guest made it.
+ * Requests to the image go through bounce.h: a reset in the middle does not wait for them.
  */
 #pragma once
 
+#include "vmm/dev/bounce.h"
 #include "vmm/dev/drive.h"
 
 struct pci_dev;
@@ -99,7 +98,6 @@ struct ide_unit_regs {
     u8 buf[ATA_BUF];
 };
 
-struct ata_io;
 struct ide_unit {
     struct dev dev;
     struct ide_unit_regs r;
@@ -108,9 +106,7 @@ struct ide_unit {
     bool cd;
     u64 sectors; /* of 512 bytes */
     u32 cylinders, default_heads, default_sectors;
-    struct ata_io *io;     /* the request under way */
-    unsigned loose;        /* requests that were cut loose and have not come back */
-    struct ata_io *parked; /* waits for those */
+    struct bounce io;
     /* properties */
     struct drive *drive;
     char *bus_name, *serial, *model, *version;
@@ -160,8 +156,8 @@ bool ata_busy(const struct ide_unit *); /* has requests to the image under way *
 
 /* ---- between ata.c and atapi.c ---- */
 
-enum ata_op { ATA_READ, ATA_WRITE, ATA_FLUSH, ATA_DISCARD, ATA_CD_READ };
-void ata_io(struct ide_unit *, enum ata_op, u64 at, u32 len);
+void ata_io(struct ide_unit *, enum bounce_op, u64 at, u32 len);
+void ata_io_came(void *opaque, enum bounce_op, int ret, const u8 *bytes, u32 len);
 void ata_end(struct ide_unit *, u8 error);
 void ata_identify_strings(struct ide_unit *, u16 *words);
 void ata_put_string(u8 *to, const char *text, size_t n); /* padded with spaces, not swapped */

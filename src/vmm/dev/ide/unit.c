@@ -182,8 +182,10 @@ static bool unit_init(struct dev *d, GError **error)
     struct ide_unit *u = ide_unit_of(d);
 
     u->cd = d->type == &ide_cd_type;
+    u->io = (struct bounce){ .came = ata_io_came, .opaque = u };
     if (!u->bus)
         return fail(error, ERR_ARGUMENT, "there is no IDE bus to put it on");
+    u->io.dev = u->bus->host;
     if (!sit_down(u, error) || (!u->cd && !disk_init(u, error)))
         return false;
     if (u->drive && u->drive->dev)

@@ -17,9 +17,13 @@ extern const struct dev_type debugcon_type;
  * "iobase" (0x501), "iosize" ports. */
 extern const struct dev_type debugexit_type;
 
-/* "i8257": two 8237 DMA controllers that transfer nothing, and the POST port 0x80. io: 0x80 (16
- * ports), 0xc0 (32 ports), 0x480 (16 ports); maps its ports 0x00-0x0f itself. */
+/* "i8257": two 8237 DMA controllers, and the POST port 0x80. io: 0x80 (16 ports), 0xc0 (32
+ * ports), 0x480 (16 ports); maps its ports 0x00-0x0f itself. */
 extern const struct dev_type dma_type;
+/* A device's data between buf and memory, up to what the channel is programmed for; returns how
+ * many bytes it took. *ret_tc: terminal count, the channel has come to its end. The device's
+ * lock may be held. */
+u32 dma_move(struct dev *dma, unsigned channel, void *buf, u32 n, bool to_memory, bool *ret_tc);
 
 /* "pvpanic": a write of bit 0 shuts the guest down, as panicked. Maps itself at "ioport"
  * (0x505). */
