@@ -115,3 +115,13 @@ def debian_ide(t):
         t.ok(want.split()[0] in said, "after the change the CD reads as " + said)
 
     boots_from(t, ["-hda", "DISK", "-cdrom", iso], look=look)
+
+
+@case("NVMe: Debian, and trimming", ci=False)
+def debian_nvme(t):
+    boots_from(
+        t,
+        ["-drive", "file=DISK,if=none,id=d,format=raw,discard=unmap",
+         "-device", "nvme,drive=d,serial=N-1,bootindex=1"],
+        then=["ls /dev/nvme0n1", "fstrim -v /", "grep -q N-1 /sys/block/nvme0n1/device/serial"],
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 /* types.c - every device type there is, by hand; a new device is one line here. */
 #include "vmm/core/dev.h"
 #include "vmm/dev/ide/ide.h"
+#include "vmm/dev/nvme/nvme.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/fdc.h"
 #include "vmm/dev/pc/fw_cfg.h"
@@ -22,6 +23,8 @@ const struct dev_type *const dev_types[] = {
     &ide_cd_type,
     &ide_hd_type,
     &piix3_ide_type,
+    /* nvme/ */
+    &nvme_type,
     /* pc/ */
     &acpi_pm_type,
     &debugcon_type,

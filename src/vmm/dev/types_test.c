@@ -89,6 +89,8 @@ static void outfit(struct rig *r)
     for (const struct prop *p = d->type->props; p && p->name; p++) {
         void *what = NULL;
 
+        if (p->kind == PROP_STR && !strcmp(p->name, "serial"))
+            EXPECT(dev_set(d, "serial", "S-1", NULL));
         if (p->kind != PROP_PTR)
             continue;
         if (!strcmp(p->name, "drive"))
