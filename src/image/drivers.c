@@ -6,6 +6,9 @@ const struct driver *const drivers[] = {
     /* formats, probed in this order */
     &format_raw,
     &format_qcow2,
+    &format_bochs,
+    &format_cloop,
+    &format_dmg,
     &format_parallels,
     &format_qcow,
     &format_qed,
