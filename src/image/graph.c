@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* graph.c - from names and options to open nodes.  See node.h. */
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 #include "image/node.h"
@@ -118,10 +119,9 @@ bool node_parse_protocol(const char *name, struct dict *d, GError **error)
                     name);
     if (!*name)
         return fail(error, ERR_ARGUMENT, "The 'file' block driver requires a file name");
-    dict_set(d, "driver",
-             g_str_has_prefix(name, "/dev/") && !g_file_test(name, G_FILE_TEST_IS_REGULAR)
-                 ? "host_device"
-                 : "file");
+    struct stat st;
+    bool device = stat(name, &st) == 0 && S_ISBLK(st.st_mode);
+    dict_set(d, "driver", device ? "host_device" : "file");
     dict_set(d, "filename", name);
     return true;
 }

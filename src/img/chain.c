@@ -198,17 +198,21 @@ static int keep_contents(struct image *img, struct image *old, struct image *new
     int r = 0;
 
     cluster = cluster ? cluster : 65536;
-    g_autofree u8 *a = g_malloc(cluster);
-    g_autofree u8 *b = g_malloc(cluster);
+    u64 piece = MAX(cluster, 512 << 10);
+    g_autofree u8 *a = g_malloc(piece);
+    g_autofree u8 *b = g_malloc(piece);
     for (u64 at = 0; !r && at < size; at += e.len) {
         r = image_status_now(img, at, MIN(size - at, 1ull << 30), 1, &e);
         if (!r && !(e.flags & IMAGE_ALLOCATED)) {
-            e.len = MIN(e.len, cluster - at % cluster);
+            e.len = MIN(e.len, piece - at % piece);
             r = read_or_zero(old, at, a, e.len);
             if (!r)
                 r = read_or_zero(new, at, b, e.len);
-            if (!r && memcmp(a, b, e.len))
-                r = image_write_now(img, at, a, e.len);
+            for (u64 k = 0, part; !r && k < e.len; k += part) {
+                part = MIN(e.len - k, cluster - (at + k) % cluster);
+                if (memcmp(a + k, b + k, part))
+                    r = image_write_now(img, at + k, a + k, part);
+            }
         }
         img_progress_add(p, e.len);
     }

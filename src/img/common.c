@@ -140,7 +140,7 @@ void img_progress_end(struct img_progress *p)
 
 u32 img_threads(void)
 {
-    return CLAMP(g_get_num_processors(), 2, 16);
+    return CLAMP(2 * g_get_num_processors(), 4, 16); /* some of them wait for storage */
 }
 
 struct job {

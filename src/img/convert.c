@@ -29,6 +29,9 @@ struct convert {
     bool compress, dst_zero, only_top, salvage, quiet;
     bool detect; /* zeroes are looked for */
     s64 began;   /* us */
+    /* The kernel lets one writer at a time into a file and has the others spin: they wait here.
+     */
+    GMutex write_lock;
     GMutex lock; /* all below */
     u64 next;
     struct image_extent ext; /* of the source at next */
@@ -140,12 +143,20 @@ static int put_zeroes(struct convert *c, u64 at, u64 len)
     return c->dst_zero ? 0 : image_zero_now(c->dst, at, len, true);
 }
 
+static int put_data(struct convert *c, u64 at, const u8 *buf, u64 len)
+{
+    g_mutex_lock(&c->write_lock);
+    int r = image_write_now(c->dst, at, buf, len);
+    g_mutex_unlock(&c->write_lock);
+    return r;
+}
+
 static int put_plain(struct convert *c, u64 at, const u8 *buf, u64 len)
 {
     u64 grain = c->sparse, done = 0;
 
     if (!c->detect || !grain)
-        return image_write_now(c->dst, at, buf, len);
+        return put_data(c, at, buf, len);
     while (done < len) {
         /* A run of the same kind, in steps that lie on multiples of the grain. */
         u64 end = done;
@@ -161,7 +172,7 @@ static int put_plain(struct convert *c, u64 at, const u8 *buf, u64 len)
             end += step;
         }
         int r = zero ? put_zeroes(c, at + done, end - done)
-                     : image_write_now(c->dst, at + done, buf + done, end - done);
+                     : put_data(c, at + done, buf + done, end - done);
         if (r)
             return r;
         done = end;
@@ -217,7 +228,9 @@ static void work(void *opaque)
         }
         int r;
         if (flags & IMAGE_ZERO) {
+            g_mutex_lock(&c->write_lock);
             r = put_zeroes(c, at, len);
+            g_mutex_unlock(&c->write_lock);
             if (r)
                 stop(c, r, "error while writing at byte %" G_GUINT64_FORMAT, at);
         } else {
@@ -455,6 +468,7 @@ int img_convert(int argc, char **argv)
     if (!r && argc - optind - 1 > SOURCES_MAX)
         r = img_fail("At most %d inputs", SOURCES_MAX) + 1;
     g_mutex_init(&c->lock);
+    g_mutex_init(&c->write_lock);
     for (int i = optind; !r && i < argc - 1; i++) {
         struct source *s = &c->src[c->n_src];
 
@@ -479,6 +493,7 @@ int img_convert(int argc, char **argv)
         image_close(c->src[i].img);
     image_close(c->dst);
     g_mutex_clear(&c->lock);
+    g_mutex_clear(&c->write_lock);
     dict_free(a.options);
     return r - 1;
 }
