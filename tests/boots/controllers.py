@@ -125,3 +125,169 @@ def debian_nvme(t):
          "-device", "nvme,drive=d,serial=N-1,bootindex=1"],
         then=["ls /dev/nvme0n1", "fstrim -v /", "grep -q N-1 /sys/block/nvme0n1/device/serial"],
     )  # fmt: skip
+
+
+# ---- Debian's kernel with the drivers that its cloud kernel has not ----
+
+INIT = r"""#!/bin/busybox sh
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
+for m in $(cat /modules.list); do insmod $m || echo "INSMOD $m FAILED"; done
+for i in $(seq 50); do
+    all=1
+    for d in DISKS; do [ -b /dev/$d ] || all=; done
+    [ "$all" ] && break
+    usleep 100000
+done
+check() # device, MiB
+{
+    dd if=/dev/urandom of=/tmp/r bs=1M count=$2 2>/dev/null
+    a=$(md5sum </tmp/r)
+    dd if=/tmp/r of=/dev/$1 bs=1M 2>/dev/null && sync
+    echo 3 >/proc/sys/vm/drop_caches
+    b=$(dd if=/dev/$1 bs=1M count=$2 2>/dev/null | md5sum)
+    # four at once, each in a place of its own, by small requests past the cache
+    for k in 1 2 3 4; do
+        dd if=/tmp/r of=/dev/$1 bs=4k seek=$((k * 4096)) count=300 oflag=direct 2>/dev/null &
+    done
+    wait
+    c=$(dd if=/tmp/r bs=4k count=300 2>/dev/null | md5sum)
+    for k in 1 2 3 4; do
+        d=$(dd if=/dev/$1 bs=4k skip=$((k * 4096)) count=300 iflag=direct 2>/dev/null | md5sum)
+        [ "$c" = "$d" ] || b="$b, place $k is wrong"
+    done
+    if [ "$a" = "$b" ]; then echo "DISK $1 ok $(cat /sys/block/$1/size)"; else echo "DISK $1 WRONG $a $b"; fi
+}
+for d in DISKS; do check $d 24; done
+MORE
+sync
+echo "CHECKS DONE"
+poweroff -f
+"""
+
+
+def modules(names):
+    """Debian's modules with what they need before them: (name, bytes)."""
+    top = initrd.fetch(initrd.KERNELS["amd64"])[0]
+    there = {}
+    for where, _, files in os.walk(os.path.join(top, "lib/modules")):
+        for f in files:
+            if f.endswith(".ko"):
+                there[f[:-3].replace("-", "_")] = os.path.join(where, f)
+    out = {}
+
+    def add(name):
+        if name in out or name not in there:
+            return
+        with open(there[name], "rb") as f:
+            data = f.read()
+        for part in data.split(b"\0"):
+            if part.startswith(b"depends=") and part[8:]:
+                for other in part[8:].decode().split(","):
+                    add(other.replace("-", "_"))
+        out[name] = data
+
+    for n in ["crct10dif_generic", "crc64_rocksoft_generic"] + names:
+        add(n)
+    return out
+
+
+def drivers(t, name, wanted, disks, options, more="", timeout=180):
+    """Linux with those drivers writes and reads those disks; gives its console."""
+    cpio = initrd.busybox(None, "amd64")
+    mods = modules(wanted)
+    cpio.add("modules", 0o40755)
+    for m, data in mods.items():
+        cpio.add("modules/%s.ko" % m, 0o100644, data)
+    cpio.add("modules.list", 0o100644, "\n".join("/modules/%s.ko" % m for m in mods).encode())
+    init = INIT.replace("DISKS", " ".join(disks)).replace("MORE", more)
+    cpio.add("init", 0o100755, init.encode())
+    archive = os.path.join(t.work, name + ".cpio.gz")
+    cpio.write(archive)
+    args = t.accel + t.cpu + ["-m", "512", "-smp", "2", "-nographic", "-no-reboot"]
+    args += ["-kernel", initrd.kernel("amd64"), "-initrd", archive]
+    args += ["-append", "console=ttyS0 panic=-1"] + options
+    with Guest(args) as guest:
+        status = guest.wait(timeout)
+        text = guest.console
+        t.ok(status == 0, "it ended with %s; console:\n%s" % (status, guest.tail(40)))
+    t.ok("CHECKS DONE" in text, "not all was done:\n" + "\n".join(text.split("\n")[-40:]))
+    for d in disks:
+        t.ok("DISK %s ok" % d in text, "disk %s:\n%s" % (d, "\n".join(text.split("\n")[-60:])))
+    bad = [line for line in disk.trouble(text) if t.ours or "TSC" not in line]
+    t.ok(not bad, "the kernel says:\n" + "\n".join(bad))
+    return text
+
+
+def images(t, *names):
+    out = []
+    for n in names:
+        path = os.path.join(t.work, n + ".img")
+        with open(path, "wb") as f:
+            f.truncate(96 << 20)
+        out.append(path)
+    return out
+
+
+CD_CHECK = "for i in $(seq 50); do [ -b /dev/sr0 ] && break; usleep 100000; done; md5sum </dev/sr0"
+
+
+def cd_check(t, text, iso):
+    with open(iso, "rb") as f:
+        want = subprocess.run(["md5sum"], stdin=f, capture_output=True, check=True).stdout.decode()
+    t.ok(want.split()[0] in text, "the CD reads otherwise:\n" + "\n".join(text.split("\n")[-30:]))
+
+
+@case("AHCI: Linux, two disks with queuing and a CD-ROM", ci=False)
+def linux_ahci(t):
+    a, b = images(t, "ahci-a", "ahci-b")
+    iso = rescue("grub-rescue-cdrom.iso")
+    text = drivers(
+        t, "ahci", ["ahci", "sd_mod", "sr_mod"], ["sda", "sdb"],
+        ["-device", "ahci,id=x",
+         "-drive", "if=none,id=a,format=raw,file=" + a, "-device", "ide-hd,drive=a,bus=x.0",
+         "-drive", "if=none,id=b,format=raw,file=" + b, "-device", "ide-hd,drive=b,bus=x.3",
+         "-drive", "if=none,id=c,media=cdrom,file=" + iso, "-device", "ide-cd,drive=c,bus=x.1"],
+        CD_CHECK + "",
+    )  # fmt: skip
+    t.ok("NCQ (depth 32)" in text, "no queuing")
+    cd_check(t, text, iso)
+
+
+@case("IDE: Linux, three disks and a CD-ROM", ci=False)
+def linux_ide(t):
+    a, b, d = images(t, "ide-a", "ide-b", "ide-d")
+    iso = rescue("grub-rescue-cdrom.iso")
+    text = drivers(
+        t, "ide", ["ata_piix", "sd_mod", "sr_mod"], ["sda", "sdb", "sdc"],
+        ["-hda", a, "-hdb", b, "-hdd", d, "-cdrom", iso], CD_CHECK,
+    )  # fmt: skip
+    cd_check(t, text, iso)
+
+
+@case("NVMe: Linux, two controllers", ci=False)
+def linux_nvme(t):
+    a, b = images(t, "nvme-a", "nvme-b")
+    drivers(
+        t, "nvme", ["nvme"], ["nvme0n1", "nvme1n1"],
+        ["-drive", "if=none,id=a,format=raw,file=" + a, "-device", "nvme,drive=a,serial=A",
+         "-drive", "if=none,id=b,format=raw,file=" + b,
+         "-device", "nvme,drive=b,serial=B,logical_block_size=4096,max_ioqpairs=1"],
+    )  # fmt: skip
+
+
+@case("floppy: Linux", ci=False)
+def linux_floppy(t):
+    path = os.path.join(t.work, "fd.img")
+    with open(path, "wb") as f:
+        f.write(os.urandom(1440 << 10))
+    with open(path, "rb") as f:
+        want = subprocess.run(["md5sum"], stdin=f, capture_output=True, check=True).stdout.decode()
+    text = drivers(
+        t, "floppy", ["floppy"], [], ["-fda", path],
+        "md5sum </dev/fd0; dd if=/dev/zero of=/dev/fd0 bs=1k seek=700 count=20; sync",
+    )  # fmt: skip
+    t.ok(want.split()[0] in text, "reads otherwise:\n" + "\n".join(text.split("\n")[-30:]))
+    with open(path, "rb") as f:
+        data = f.read()
+    t.ok(data[700 << 10 : 720 << 10] == bytes(20 << 10), "what was written is not there")
+    t.ok(len(data) == 1440 << 10 and data[720 << 10 :].strip(b"\0"), "more was written")

@@ -46,10 +46,14 @@ static void did(void *opaque, int ret)
     if (!q->loose) {
         b->now = NULL;
         b->came(b->opaque, q->op, ret, q->bytes, q->len);
-    } else if (!--b->loose && b->parked) {
-        b->now = b->parked;
-        b->parked = NULL;
-        submit(b->now);
+    } else if (!--b->loose) {
+        if (b->parked) {
+            b->now = b->parked;
+            b->parked = NULL;
+            submit(b->now);
+        } else if (b->idle) {
+            b->idle(b->opaque);
+        }
     }
     dev_unlock(b->dev);
     g_free(q);

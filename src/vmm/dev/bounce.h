@@ -22,6 +22,8 @@ struct bounce {
     struct dev *dev;
     /* It has come back: 0 or -errno; bytes: what was read. It may start the next one. */
     void (*came)(void *opaque, enum bounce_op, int ret, const u8 *bytes, u32 len);
+    /* The last one that was cut loose has come back, and none waits; may be NULL. */
+    void (*idle)(void *opaque);
     void *opaque;
     struct bounce_request *now, *parked;
     unsigned loose; /* cut loose, and not back yet */

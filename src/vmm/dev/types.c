@@ -20,6 +20,7 @@
 
 const struct dev_type *const dev_types[] = {
     /* ide/ */
+    &ahci_type,
     &ide_cd_type,
     &ide_hd_type,
     &piix3_ide_type,

@@ -29,6 +29,7 @@ enum {
     READ_DMA_EXT = 0x25,
     READ_NATIVE_MAX_EXT = 0x27,
     READ_MULTIPLE_EXT = 0x29,
+    READ_LOG_EXT = 0x2f,
     WRITE_SECTORS = 0x30,
     WRITE_SECTORS_ONCE = 0x31,
     WRITE_SECTORS_EXT = 0x34,
@@ -255,6 +256,14 @@ static void ranges_next(struct ide_unit *u)
     u->bus->ops->receive(u);
 }
 
+void ata_io_idle(void *opaque)
+{
+    struct ide_unit *u = opaque;
+
+    if (u->bus->ops->idle)
+        u->bus->ops->idle(u);
+}
+
 void ata_io_came(void *opaque, enum bounce_op op, int ret, const u8 *bytes, u32 len)
 {
     struct ide_unit *u = opaque;
@@ -474,6 +483,10 @@ static void identify(struct ide_unit *u)
     w[63] = mode_word(u, 0x20, 7);
     w[64] = 3;
     w[65] = w[66] = w[67] = w[68] = 120;
+    if (u->bus->queues) {
+        w[75] = 31;     /* queue depth, less one */
+        w[76] = 0x0102; /* queuing, first generation */
+    }
     w[80] = 0x00f0; /* ATA-4 to ATA-7 */
     w[81] = 0x0016;
     w[82] = 0x4021; /* NOP, write cache, SMART */
@@ -487,6 +500,10 @@ static void identify(struct ide_unit *u)
     for (int i = 0; i < 4; i++)
         w[100 + i] = (u16)(n >> (16 * i));
     w[106] = (u16)(0x4000 | (exp ? 0x2000 | exp : 0) | (u->logical_block > 512 ? 0x1000 : 0));
+    if (u->bus->queues) { /* general purpose logs */
+        w[84] |= 0x0020;
+        w[87] |= 0x0020;
+    }
     if (u->wwn) {
         w[84] |= 0x0100;
         w[87] |= 0x0100;
@@ -646,6 +663,31 @@ static void smart(struct ide_unit *u)
     ata_end(u, ATA_ABRT);
 }
 
+/* General purpose logs: the directory, and why a queued command failed. */
+static void read_log(struct ide_unit *u)
+{
+    struct ide_unit_regs *r = &u->r;
+    u8 *b = r->buf;
+
+    if (!u->bus->queues || (r->count | r->prev_count << 8) != 1 || r->lbam || r->prev_lbam ||
+        (r->lbal != 0 && r->lbal != 0x10)) {
+        ata_end(u, ATA_ABRT);
+        return;
+    }
+    memset(b, 0, 512);
+    if (r->lbal == 0) {
+        b[0] = 1;    /* version */
+        b[0x20] = 1; /* log 10h has one page */
+    } else {
+        b[0] = r->ncq_failed ? r->ncq_failed & 31 : 0x80;
+        b[2] = ATA_DRDY | ATA_SRV | (r->ncq_failed ? ATA_ERR : 0);
+        b[3] = r->ncq_error;
+        r->ncq_failed = r->ncq_error = 0;
+        checksum(b);
+    }
+    send_buf(u, 512);
+}
+
 static void signature(struct ide_unit *u)
 {
     struct ide_unit_regs *r = &u->r;
@@ -769,6 +811,9 @@ static void disk_command(struct ide_unit *u)
         return;
     case SMART:
         smart(u);
+        return;
+    case READ_LOG_EXT:
+        read_log(u);
         return;
     case FLUSH_CACHE:
     case FLUSH_CACHE_EXT:

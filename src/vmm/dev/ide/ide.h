@@ -94,7 +94,8 @@ struct ide_unit_regs {
     u8 tray_open, locked; /* locked by the guest */
     u8 event;             /* of GET EVENT STATUS NOTIFICATION */
     u8 cd_raw;            /* whole sectors of 2352 bytes are wanted */
-    u8 zero[4];
+    u8 ncq_failed;        /* what log 10h says: 0x80 with the tag that failed; 0: none */
+    u8 ncq_error, zero[2];
     u8 buf[ATA_BUF];
 };
 
@@ -119,6 +120,7 @@ struct ide_bus_ops {
     void (*send)(struct ide_unit *);
     void (*receive)(struct ide_unit *);
     void (*end)(struct ide_unit *);
+    void (*idle)(struct ide_unit *);   /* requests cut loose are all back; may be NULL */
     void (*loaded)(struct ide_unit *); /* the interrupt line may stand otherwise now */
 };
 /* One per channel or port; in the controller, which enters it by ide_bus_add(). */
@@ -129,6 +131,7 @@ struct ide_bus {
     struct ide_unit *unit[2];
     unsigned units; /* how many it takes */
     unsigned index; /* channel or port */
+    bool queues;    /* the controller knows native command queuing */
 };
 
 /* For controllers' init and fini. */
@@ -157,6 +160,7 @@ bool ata_busy(const struct ide_unit *); /* has requests to the image under way *
 /* ---- between ata.c and atapi.c ---- */
 
 void ata_io(struct ide_unit *, enum bounce_op, u64 at, u32 len);
+void ata_io_idle(void *opaque);
 void ata_io_came(void *opaque, enum bounce_op, int ret, const u8 *bytes, u32 len);
 void ata_end(struct ide_unit *, u8 error);
 void ata_identify_strings(struct ide_unit *, u16 *words);
@@ -169,7 +173,7 @@ void atapi_next(struct ide_unit *);               /* the host has taken it */
 void atapi_reset(struct ide_unit *, bool soft);
 extern const struct drive_ops atapi_drive_ops;
 
-extern const struct dev_type ide_hd_type, ide_cd_type, piix3_ide_type;
+extern const struct dev_type ide_hd_type, ide_cd_type, piix3_ide_type, ahci_type;
 
 struct pci_bus;
 /* At 0:1.1, its interrupts on these lines. */

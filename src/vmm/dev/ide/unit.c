@@ -49,6 +49,8 @@ static const struct state_field unit_fields[] = {
     STATE_UINT(struct ide_unit_regs, locked, 1),
     STATE_UINT(struct ide_unit_regs, event, 3),
     STATE_UINT(struct ide_unit_regs, cd_raw, 1),
+    STATE_INT(struct ide_unit_regs, ncq_failed),
+    STATE_INT(struct ide_unit_regs, ncq_error),
     STATE_PAD(struct ide_unit_regs, zero),
     STATE_BYTES(struct ide_unit_regs, buf),
 };
@@ -182,7 +184,7 @@ static bool unit_init(struct dev *d, GError **error)
     struct ide_unit *u = ide_unit_of(d);
 
     u->cd = d->type == &ide_cd_type;
-    u->io = (struct bounce){ .came = ata_io_came, .opaque = u };
+    u->io = (struct bounce){ .came = ata_io_came, .idle = ata_io_idle, .opaque = u };
     if (!u->bus)
         return fail(error, ERR_ARGUMENT, "there is no IDE bus to put it on");
     u->io.dev = u->bus->host;
