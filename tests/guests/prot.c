@@ -364,6 +364,32 @@ static void descriptors(void)
     check_exc("LLDT not present", 11, LDT, 0);
 }
 
+/* With 16-bit operand size a branch that is taken cuts EIP to 16 bits. */
+static void cut_branches(void)
+{
+    static const struct {
+        const char *name;
+        u8 code[8]; /* behind MOV ECX, 2; the target is the INT3 */
+    } t[] = {
+        { "LOOP cuts EIP", { 0x66, 0xe2, 0, 0xcc } },
+        { "JMP cuts EIP", { 0x66, 0xeb, 0, 0xcc } },
+        { "JNZ cuts EIP", { 0x66, 0x75, 0, 0xcc } },
+        { "JECXZ that is not taken does not", { 0x66, 0xe3, 0, 0xcc } },
+    };
+    static u8 code[32] = { 0x83, 0xc9, 2 }; /* or ecx, 2: ZF clear */
+
+    for (u32 k = 0; k < ARRAY_LEN(t); k++) {
+        u8 *at = code + 6, *low = (u8 *)((ul)at & 0xffff), was = *low;
+
+        memcpy(code + 3, t[k].code, 8);
+        *low = 0xcc;
+        __asm__ volatile("xor %%ecx, %%ecx" ::: "ecx");
+        TRY_CALL(code, "ecx");
+        *low = was;
+        check_eq(t[k].name, exc.ip, (ul)(k < 3 ? low : at) + 1);
+    }
+}
+
 /* 16-bit code and stack inside protected mode. */
 extern u8 code16[];
 __asm__(".code16\n code16: movl $0x12345678, %eax\n addw $1, %ax\n ljmpl $8, $code16_back\n "
@@ -410,6 +436,7 @@ void main(void)
     gates();
     ints();
     descriptors();
+    cut_branches();
     sixteen();
     task_switch();
 }

@@ -433,10 +433,11 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
             }
             break;
         case MN(LOOP):
-            return i->adsize == (is64 ? 8 : 4) ? K_LOOP : K_NONE;
         case MN(JCXZ):
         case MN(JECXZ):
         case MN(JRCXZ):
+            if (!is64 && i->prefixes & PFX_66) /* cuts EIP, as for Jcc */
+                return K_NONE;
             return i->adsize == (is64 ? 8 : 4) ? K_LOOP : K_NONE;
         case MN(JMP):
             if (i->op[0].kind == OP_REL)
