@@ -125,7 +125,8 @@ static void pae(void)
     TRY("mov %0, %%cr0; mov %1, %%cr0", ::"r"(cr0() & ~0x80000000ul), "r"(cr0()) : "memory");
     check_eq("PAE: pointers loaded by CR0", exc.vector, 13);
     check_eq("PAE: paging is still off then", cr0() >> 31, 0);
-    pdpt[2] = was;
+    for (u32 i = 0; i < 4; i++) /* all of them: TCG sets A in pointers, where it is reserved */
+        pdpt[i] = (ul)pds[i] | P;
     set_cr3((ul)pdpt);
     set_cr0(cr0() | 0x80000000ul);
     ptab[0] |= BIT(45);
