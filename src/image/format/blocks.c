@@ -222,7 +222,7 @@ int blocks_set(struct blocks *b, u64 index, struct block k)
 /* What lies at `at`, and for how long the answer goes on; ret->host is that byte's place. */
 static int look(struct blocks *b, u64 at, u64 max, struct block *ret, u64 *ret_len)
 {
-    u64 index = at / b->block, off = at % b->block, len = b->block - off;
+    u64 index, off, len;
     struct block next;
 
     max = MIN(max, RUN_BYTES);
@@ -231,6 +231,9 @@ static int look(struct blocks *b, u64 at, u64 max, struct block *ret, u64 *ret_l
         *ret_len = max;
         return 0;
     }
+    index = at / b->block;
+    off = at % b->block;
+    len = b->block - off;
     int r = blocks_get(b, index, ret);
     if (r)
         return r;
