@@ -21,7 +21,7 @@ def add(smp):
                 argv = default_vmm() + ["-accel", "kvm", "-cpu", model, "-smp", str(smp)]
                 argv += ["-machine", "kernel_irqchip=" + irqchip, "-m", "256", "-nographic"]
                 argv += ["-no-reboot", "-kernel", kernel, "-initrd", image]
-                argv += ["-append", "console=ttyS0 panic=-1"]
+                argv += ["-append", "console=ttyS0 panic=-1 anyclock"]
                 jobs.append(nested.Job("-cpu %s, irqchip %s" % (model, irqchip), argv, 150))
         results = nested.run(jobs, [kernel, image], smp, say=t.note)
         for job in jobs:
@@ -30,6 +30,7 @@ def add(smp):
             t.ok(status == 0, "%s: the VMM ended with %d; console:\n%s" % (
                 job.name, status, kernels.tail(text)))
             # The bed's processor has no invariant TSC: Linux is right not to trust several.
+            t.ok("clocksource kvm-clock" in text, job.name + ": not kvm-clock")
             kernels.check(t, text, smp, "Marking TSC unstable due to TSCs unsynchronized")
 
 
