@@ -181,9 +181,8 @@ static int page_get(struct blocks *b, u64 p, bool make, struct block_page **ret)
 int blocks_get(struct blocks *b, u64 index, struct block *ret)
 {
     u32 per_page = b->page_bytes / b->entry_bytes;
-    struct block_page *pg;
-
     u64 slot = b->ops->slot ? b->ops->slot(b, index) : index;
+    struct block_page *pg;
 
     *ret = (struct block){ .kind = BLOCK_NONE };
     if (b->root ? slot / per_page >= b->root_len : slot >= b->entries)
@@ -192,7 +191,7 @@ int blocks_get(struct blocks *b, u64 index, struct block *ret)
     if (r || !pg)
         return r;
     *ret = b->ops->decode(b, index,
-                          entry_load(b, pg->raw + (size_t)(index % per_page) * b->entry_bytes));
+                          entry_load(b, pg->raw + (size_t)(slot % per_page) * b->entry_bytes));
     if ((ret->kind == BLOCK_DATA || ret->kind == BLOCK_PACKED) &&
         (ret->host < b->data_min || ret->host >= b->file->size ||
          ret->host > INT64_MAX - b->block))

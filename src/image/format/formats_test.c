@@ -643,6 +643,41 @@ TEST(formats_compress_blocks)
     remove_all();
 }
 
+/* VHDX has an entry of another kind after each 4 GiB of these blocks. */
+TEST(formats_beyond_a_chunk)
+{
+    struct kind k = { "vhdx", "block_size=1M", 6 * GiB };
+    static const u64 places[] = { 4 * GiB - MiB, 4 * GiB, 4 * GiB + MiB, 6 * GiB - MiB };
+    g_autofree char *path = made(&k, "disk.img");
+    g_autofree char *raw = in_dir("raw");
+    g_autofree u8 *buf = g_malloc(MiB);
+    g_autofree u8 *got = g_malloc(MiB);
+    struct image *img = opened(path, NULL, false);
+    int fd = open(raw, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    EXPECT_EQ(ftruncate(fd, 6 * GiB), 0);
+    for (u32 i = 0; i < ARRAY_LEN(places); i++) {
+        memset(buf, (int)i + 1, MiB);
+        EXPECT_EQ(image_write_now(img, places[i], buf, MiB), 0);
+        EXPECT_EQ(pwrite(fd, buf, MiB, (off_t)places[i]), MiB);
+    }
+    close(fd);
+    EXPECT_EQ(image_finish(img), 0);
+    if (have_qemu_img()) {
+        EXPECT_EQ(run("qemu-img compare -f raw -F vhdx %s %s", raw, path), 0);
+        EXPECT_EQ(run("qemu-img convert -f raw -O vhdx -o block_size=1M %s %s", raw, path), 0);
+    }
+    img = opened(path, NULL, true);
+    for (u32 i = 0; i < ARRAY_LEN(places); i++) {
+        memset(buf, (int)i + 1, MiB);
+        EXPECT_EQ(image_read_now(img, places[i], got, MiB), 0);
+        EXPECT(!memcmp(buf, got, MiB));
+    }
+    expect_clean(img);
+    EXPECT_EQ(image_finish(img), 0);
+    remove_all();
+}
+
 /* --- what is broken --------------------------------------------------------------------------
  */
 
