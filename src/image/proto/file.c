@@ -133,7 +133,8 @@ static int file_zero(struct node *n, u64 at, u64 len, bool may_unmap)
     u64 size = n->size;
 
     if (at + len > size) {
-        if (f->block_dev || ftruncate(f->fd, (s64)(at + len)) < 0)
+        /* Not ftruncate(): another thread may have written beyond that end meanwhile. */
+        if (f->block_dev || fallocate(f->fd, 0, (s64)(at + len - 1), 1) < 0)
             return -ENOTSUP;
         grown(f, at + len); /* what is new reads as zeroes */
         if (at >= size && may_unmap)
