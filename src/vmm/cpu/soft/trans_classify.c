@@ -378,6 +378,9 @@ enum kind trans_classify(const struct soft_vm *sv, const struct insn *i, u16 mod
         return K_NONE;
     if (i->prefixes & PFX_LOCK && !(i->has_mem && i->mem_access & OP_WRITE))
         return K_NONE;
+    /* Targets are kept as 32 bits from the page's start. */
+    if (is64 && i->nops && i->op[0].kind == OP_REL && (s64)i->imm > INT32_MAX - 8192)
+        return K_NONE;
     if (i->enc == ENC_LEGACY) {
         if (is_nop(i))
             return K_NOP;

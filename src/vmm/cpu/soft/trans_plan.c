@@ -20,7 +20,7 @@ static u16 wanted(struct trans *t, s32 off, u16 open, u32 *budget)
         if (!d || d->kind == K_NONE || d->kind > K_CALL)
             break;
         enum kind kind = d->kind;
-        s32 next = off + d->i.len, target = next + (s32)d->i.imm;
+        s32 next = off + d->i.len, target = (s32)((u32)next + (u32)d->i.imm);
 
         --*budget;
         trans_mark_bytes(t->cp, (u32)off, d->i.len);
