@@ -774,8 +774,8 @@ void mmu_flush_all(struct soft_vcpu *v)
     cur->pcid = v->s.cr4 & CR4_PCIDE ? v->s.cr3 & 0xfff : 0;
 }
 
-/* Entries cut from a large page that va may lie in; *ret_code: code may have run in one. */
-static void large_flush(struct soft_vcpu *v, struct tlb *t, u64 va, u64 size, bool *ret_code)
+/* Entries cut from a large page that va may lie in. */
+static void large_flush(struct soft_vcpu *v, struct tlb *t, u64 va, u64 size)
 {
     u8 log = ram_logging(v->ram);
 
@@ -787,7 +787,6 @@ static void large_flush(struct soft_vcpu *v, struct tlb *t, u64 va, u64 size, bo
 
             if ((tag ^ va) & ~(size - 1))
                 continue;
-            *ret_code |= entry_has(e->ex, i);
             entry_log(v, e, i, log);
             entry_clear(t, i);
         }
@@ -799,11 +798,13 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
     unsigned i = (va >> 12) & (TLB_SIZE - 1), half = va >> 63;
     u64 tag = va & ~0xfffull;
     u8 log = ram_logging(v->ram);
-    bool code = false;
+    bool any_large = false;
 
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         struct soft_space *sp = &v->spaces[s];
         bool large = va >= sp->large_lo[half] && va <= sp->large_hi[half];
+
+        any_large |= large;
 
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
             struct tlb_entry *e = &v->tlbs[s][c].e[i];
@@ -815,10 +816,11 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
                 entry_clear(&v->tlbs[s][c], i);
             }
             if (large)
-                large_flush(v, &v->tlbs[s][c], va, sp->large_size, &code);
+                large_flush(v, &v->tlbs[s][c], va, sp->large_size);
         }
     }
-    if (code)
+    /* The jump cache may know code of the whole large page, though the TLB has lost its entry. */
+    if (any_large)
         code_flush_contexts(v);
     else
         code_flush_page(v, va);
