@@ -20,6 +20,8 @@ const struct driver *const drivers[] = {
     &proto_file,
     &proto_host_device,
     /* filters */
+    &filter_blkdebug,
     &filter_overlay,
+    &filter_throttle,
     NULL,
 };

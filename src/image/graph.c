@@ -219,8 +219,9 @@ struct node *node_open_dict(struct dict *d, const struct open_how *given, GError
     }
     common_options(d, &how);
     if (!drv || drv->kind != PROTOCOL) {
-        struct dict *child = dict_take(d, "file");
-        const char *path = child ? NULL : dict_str(d, "file");
+        const char *key = drv && drv->child ? drv->child : "file";
+        struct dict *child = dict_take(d, key);
+        const char *path = child ? NULL : dict_str(d, key);
 
         if (!child && !path)
             path = dict_str(d, "filename");

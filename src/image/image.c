@@ -17,20 +17,32 @@
 #include "base/error.h"
 #include "image/inside.h"
 
-enum { THREADS_MAX = 8, IDLE_SECONDS = 10 };
+enum { THREADS_MAX = 8, ASLEEP_MAX = 256, IDLE_SECONDS = 10 };
 
 enum op { OP_READ, OP_WRITE, OP_FLUSH, OP_DISCARD, OP_ZERO };
 struct request {
     struct request *next;
+    struct image *img;
     enum op op;
     u64 at, len;
-    bool flag; /* write: FUA; zero: may unmap */
-    bool bad;  /* outside of the image */
+    bool flag;      /* write: FUA; zero: may unmap */
+    bool bad;       /* outside of the image */
+    bool cancelled; /* was held, and is given up */
+    u64 began;      /* ns */
+    struct throttle_request limit;
     image_done *done;
     void *opaque;
     int n;
-    struct iovec v[];
+    struct iovec v[]; /* the second half: as they were, for another try */
 };
+
+static u64 now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec;
+}
 
 /* --- threads --------------------------------------------------------------------------------
  */
@@ -41,6 +53,8 @@ static int carry_out(struct image *img, struct request *q)
     struct cursor c = { q->v, q->n };
     int r;
 
+    if (q->cancelled)
+        return -ECANCELED;
     if (q->bad)
         return -EINVAL;
     if (img->read_only && (q->op == OP_WRITE || q->op == OP_DISCARD || q->op == OP_ZERO))
@@ -61,6 +75,77 @@ static int carry_out(struct image *img, struct request *q)
         return node_zero(n, q->at, q->len, q->flag);
     }
     return -ENOSYS;
+}
+
+/* What the policy says of the error *r; true: the request is held. */
+static bool hold(struct image *img, struct request *q, int *r)
+{
+    int err = *r;
+
+    if (!img->failed || err == -EINVAL || err == -EROFS || err == -ENOTSUP || q->cancelled)
+        return false;
+    pthread_mutex_lock(&img->lock);
+    enum image_on_error act = q->op == OP_READ ? img->on_read : img->on_write;
+    if (act == IMAGE_ENOSPC)
+        act = err == -ENOSPC ? IMAGE_STOP : IMAGE_REPORT;
+    bool held = act == IMAGE_STOP && !img->giving_up;
+    if (held) {
+        memcpy(q->v, q->v + q->n, (size_t)q->n * sizeof *q->v);
+        q->next = img->held;
+        img->held = q;
+        img->n_held++;
+        img->held_err = err;
+        pthread_cond_broadcast(&img->idle);
+    }
+    pthread_mutex_unlock(&img->lock);
+    if (act == IMAGE_IGNORE)
+        *r = 0;
+    if (held || act != IMAGE_STOP)
+        img->failed(img->failed_opaque, q->op == OP_READ, -err, act);
+    return held;
+}
+
+static void count(struct image *img, const struct request *q, int r)
+{
+    static const u8 kinds[] = {
+        [OP_READ] = IMAGE_OP_READ,       [OP_WRITE] = IMAGE_OP_WRITE,
+        [OP_FLUSH] = IMAGE_OP_FLUSH,     [OP_ZERO] = IMAGE_OP_WRITE,
+        [OP_DISCARD] = IMAGE_OP_DISCARD,
+    };
+    struct counters *c = &img->count[kinds[q->op]];
+    u64 now = now_ns();
+
+    img->last_ns = now;
+    if (q->bad) {
+        c->invalid++;
+        return;
+    }
+    c->ns += now - q->began;
+    if (r) {
+        c->failed++;
+        return;
+    }
+    c->done++;
+    c->bytes += q->len;
+    if (kinds[q->op] == IMAGE_OP_WRITE) {
+        u64 was = img->highest;
+
+        while (was < q->at + q->len &&
+               !atomic_compare_exchange_weak(&img->highest, &was, q->at + q->len))
+            ;
+    }
+}
+
+/* false: it is held, and not done. */
+static bool complete(struct image *img, struct request *q, int r)
+{
+    if (r && hold(img, q, &r))
+        return false;
+    count(img, q, r);
+    if (q->done)
+        q->done(q->opaque, r);
+    g_free(q);
+    return true;
 }
 
 /* The next request, or NULL when the thread shall end. REQUIRES(img->lock) */
@@ -87,21 +172,21 @@ static struct request *take(struct image *img)
     return q;
 }
 
+static __thread struct image *working_for;
+
 static void *worker(void *opaque)
 {
     struct image *img = opaque;
     struct request *q;
 
     pthread_setname_np(pthread_self(), "image I/O");
+    working_for = img;
     pthread_mutex_lock(&img->lock);
     while ((q = take(img))) {
         pthread_mutex_unlock(&img->lock);
-        int r = carry_out(img, q);
-        if (q->done)
-            q->done(q->opaque, r);
-        g_free(q);
+        bool done = complete(img, q, carry_out(img, q));
         pthread_mutex_lock(&img->lock);
-        if (!--img->pending)
+        if (done && --img->pending == img->n_held)
             pthread_cond_broadcast(&img->idle);
     }
     img->threads--;
@@ -129,15 +214,58 @@ static bool start_thread(struct image *img)
     return ok;
 }
 
+/* Somebody has to look at the queue. REQUIRES(img->lock) */
+static void call_worker(struct image *img)
+{
+    if (img->waiting)
+        pthread_cond_signal(&img->work);
+    else if (img->threads - img->asleep < THREADS_MAX && !start_thread(img) && !img->threads)
+        g_error("image '%s': the host has no room for a thread", img->node->filename);
+}
+
+void door_thread_sleeps(bool sleeps)
+{
+    struct image *img = working_for;
+
+    if (!img)
+        return;
+    pthread_mutex_lock(&img->lock);
+    img->asleep += sleeps ? 1 : -1u;
+    if (sleeps && img->first && img->asleep <= ASLEEP_MAX)
+        call_worker(img);
+    pthread_mutex_unlock(&img->lock);
+}
+
+/* REQUIRES(img->lock) */
+static void enqueue(struct image *img, struct request *q)
+{
+    q->next = NULL;
+    *img->last = q;
+    img->last = &q->next;
+    call_worker(img);
+}
+
+/* Its turn has come, after throttle_pass() had it wait. */
+static void go(struct throttle_member *m, struct throttle_request *limit)
+{
+    struct image *img = container_of(m, struct image, throttle);
+
+    pthread_mutex_lock(&img->lock);
+    enqueue(img, container_of(limit, struct request, limit));
+    pthread_mutex_unlock(&img->lock);
+}
+
 static void submit(struct image *img, enum op op, u64 at, u64 len, const struct iovec *v, int n,
                    bool flag, image_done *done, void *opaque)
 {
-    struct request *q = g_malloc(sizeof *q + (size_t)n * sizeof *v);
+    struct request *q = g_malloc(sizeof *q + (size_t)n * sizeof *v * 2);
     u64 sum = 0;
 
-    *q = (struct request){ .op = op, .at = at, .flag = flag, .done = done, .opaque = opaque };
+    *q = (struct request){
+        .img = img, .op = op, .at = at, .flag = flag, .done = done, .opaque = opaque
+    };
     for (int i = 0; i < n; i++) {
-        q->v[i] = v[i];
+        q->v[i] = q->v[n + i] = v[i];
         if (__builtin_add_overflow(sum, (u64)v[i].iov_len, &sum))
             q->bad = true;
     }
@@ -145,16 +273,16 @@ static void submit(struct image *img, enum op op, u64 at, u64 len, const struct 
     q->len = op == OP_READ || op == OP_WRITE ? sum : len;
     if (q->len > img->node->size || at > img->node->size - q->len)
         q->bad = true;
+    q->began = now_ns();
+    q->limit.bytes = q->len;
 
     pthread_mutex_lock(&img->lock);
-    *img->last = q;
-    img->last = &q->next;
     img->pending++;
-    if (img->waiting)
-        pthread_cond_signal(&img->work);
-    else if (img->threads < THREADS_MAX && !start_thread(img) && !img->threads)
-        g_error("image '%s': the host has no room for a thread", img->node->filename);
     pthread_mutex_unlock(&img->lock);
+    bool limited = img->throttle.on && (op == OP_READ || op == OP_WRITE || op == OP_ZERO);
+    if (limited && !throttle_pass(&img->throttle, op != OP_READ, &q->limit))
+        return;
+    go(&img->throttle, &q->limit);
 }
 
 void image_read(struct image *img, u64 at, const struct iovec *v, int n, image_done *done,
@@ -185,12 +313,160 @@ void image_write_zeroes(struct image *img, u64 at, u64 len, bool may_unmap, imag
     submit(img, OP_ZERO, at, len, NULL, 0, may_unmap, done, opaque);
 }
 
+/* Starts them again, or gives them up. REQUIRES(img->lock) */
+static void let_go(struct image *img, bool cancel)
+{
+    struct request *q = NULL;
+
+    while (img->held) { /* the last one is the first in the list */
+        struct request *next = img->held->next;
+
+        img->held->next = q;
+        q = img->held;
+        img->held = next;
+    }
+    while (q) {
+        struct request *next = q->next;
+
+        q->cancelled = cancel;
+        img->n_held--;
+        enqueue(img, q);
+        q = next;
+    }
+}
+
+u32 image_quiesce(struct image *img)
+{
+    throttle_passing(&img->throttle, true);
+    pthread_mutex_lock(&img->lock);
+    while (img->pending != img->n_held)
+        pthread_cond_wait(&img->idle, &img->lock);
+    u32 n = img->n_held;
+    pthread_mutex_unlock(&img->lock);
+    throttle_passing(&img->throttle, false);
+    return n;
+}
+
 void image_drain(struct image *img)
 {
+    throttle_passing(&img->throttle, true);
     pthread_mutex_lock(&img->lock);
+    img->giving_up++;
+    let_go(img, true);
     while (img->pending)
         pthread_cond_wait(&img->idle, &img->lock);
+    img->giving_up--;
     pthread_mutex_unlock(&img->lock);
+    throttle_passing(&img->throttle, false);
+}
+
+void image_give_up(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    let_go(img, true);
+    pthread_mutex_unlock(&img->lock);
+}
+
+void image_retry(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    img->held_err = 0;
+    let_go(img, false);
+    pthread_mutex_unlock(&img->lock);
+}
+
+int image_held(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    int err = img->held_err;
+    pthread_mutex_unlock(&img->lock);
+    return err;
+}
+
+void image_watch_errors(struct image *img, image_failed *failed, void *opaque)
+{
+    img->failed = failed;
+    img->failed_opaque = opaque;
+}
+
+void image_on_errors(struct image *img, enum image_on_error read, enum image_on_error write)
+{
+    pthread_mutex_lock(&img->lock);
+    img->on_read = read;
+    img->on_write = write;
+    pthread_mutex_unlock(&img->lock);
+}
+
+void image_errors(struct image *img, enum image_on_error *ret_read,
+                  enum image_on_error *ret_write)
+{
+    pthread_mutex_lock(&img->lock);
+    *ret_read = img->on_read;
+    *ret_write = img->on_write;
+    pthread_mutex_unlock(&img->lock);
+}
+
+bool image_on_error_from_text(const char *text, enum image_on_error *ret)
+{
+    static const char *const names[] = {
+        [IMAGE_REPORT] = "report",
+        [IMAGE_IGNORE] = "ignore",
+        [IMAGE_STOP] = "stop",
+        [IMAGE_ENOSPC] = "enospc",
+    };
+
+    for (u32 i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *ret = (enum image_on_error)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- limits and counters ---------------------------------------------------------------------
+ */
+
+void image_set_throttle(struct image *img, const char *group, const struct image_throttle *t)
+{
+    throttle_limit(&img->throttle, group, t);
+}
+
+char *image_get_throttle(struct image *img, struct image_throttle *ret)
+{
+    return throttle_limits(&img->throttle, ret);
+}
+
+void image_get_stats(struct image *img, struct image_stats *ret)
+{
+    for (u32 i = 0; i < IMAGE_OPS; i++) {
+        const struct counters *c = &img->count[i];
+
+        ret->bytes[i] = c->bytes;
+        ret->done[i] = c->done;
+        ret->failed[i] = c->failed;
+        ret->invalid[i] = c->invalid;
+        ret->ns[i] = c->ns;
+    }
+    ret->highest = img->highest;
+    ret->last_ns = img->last_ns;
+}
+
+bool image_get_layer(const struct image *img, u32 depth, struct image_layer *ret)
+{
+    const struct node *n = img->node;
+
+    while (n && depth--)
+        n = n->backing;
+    if (!n)
+        return false;
+    *ret = (struct image_layer){ .name = n->name, .highest = n->highest };
+    if (n->file) {
+        ret->has_file = true;
+        ret->file_name = n->file->name;
+        ret->file_highest = n->file->highest;
+    }
+    return true;
 }
 
 /* --- on the caller's thread ------------------------------------------------------------------
@@ -323,6 +599,7 @@ static struct image *image_of(struct node *n, const struct image_options *o, GEr
     img->node = n;
     img->read_only = o->read_only || (n->read_only && !o->snapshot);
     img->last = &img->first;
+    throttle_member_init(&img->throttle, go);
     pthread_mutex_init(&img->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -364,6 +641,7 @@ int image_finish(struct image *img)
     while (img->threads)
         pthread_cond_wait(&img->idle, &img->lock);
     pthread_mutex_unlock(&img->lock);
+    throttle_join(&img->throttle, NULL);
     int r = image_flush_now(img);
     node_unref(img->node);
     pthread_cond_destroy(&img->work);
@@ -391,4 +669,9 @@ bool image_read_only(const struct image *img)
 const char *image_path(const struct image *img)
 {
     return img->node->filename;
+}
+
+const char *image_node_name(const struct image *img)
+{
+    return img->node->name;
 }

@@ -60,12 +60,15 @@ u64 image_size(const struct image *);
 bool image_read_only(const struct image *);
 const char *image_path(const struct image *);
 const char *image_format(const struct image *);
-bool image_format_known(const char *name); /* a format or protocol that can be opened */
+const char *image_node_name(const struct image *); /* NULL: it has none */
+bool image_format_known(const char *name);         /* a format or protocol that can be opened */
 /* Names of formats (of those that can be created, if `create`); g_ptr_array_unref. */
 GPtrArray *image_formats(bool create);
 bool image_cache_from_text(const char *text, enum image_cache *ret); /* "writeback" ... */
 
 /* --- requests --- */
+
+enum image_op { IMAGE_OP_READ, IMAGE_OP_WRITE, IMAGE_OP_FLUSH, IMAGE_OP_DISCARD, IMAGE_OPS };
 
 void image_read(struct image *, u64 at, const struct iovec *, int n, image_done *,
                 void *opaque);
@@ -75,7 +78,13 @@ void image_flush(struct image *, image_done *, void *opaque);
 void image_discard(struct image *, u64 at, u64 len, image_done *, void *opaque);
 void image_write_zeroes(struct image *, u64 at, u64 len, bool may_unmap, image_done *,
                         void *opaque);
-void image_drain(struct image *); /* waits until nothing is under way */
+/* Waits until nothing is under way. What is limited (throttled) does not wait for its turn any
+ * more; what is held after an error (IMAGE_STOP) is given up and completes with -ECANCELED. */
+void image_drain(struct image *);
+/* The same, but what is held stays so; how many that are. For a guest that stops. */
+u32 image_quiesce(struct image *);
+/* What is held now completes with -ECANCELED, soon. */
+void image_give_up(struct image *);
 
 int image_read_now(struct image *, u64 at, void *to, size_t n);
 int image_write_now(struct image *, u64 at, const void *from, size_t n);
@@ -83,6 +92,73 @@ int image_write_compressed_now(struct image *, u64 at, const void *from, size_t 
 int image_zero_now(struct image *, u64 at, u64 len, bool may_unmap);
 int image_discard_now(struct image *, u64 at, u64 len);
 int image_flush_now(struct image *);
+
+/* --- what happens when a request fails --- */
+
+/* STOP: it is held; image_retry() starts it again.  ENOSPC: STOP for a lack of space, else
+ * REPORT.  What the image cannot do at all (-ENOTSUP, -EROFS, -EINVAL) is always reported. */
+enum image_on_error { IMAGE_REPORT, IMAGE_IGNORE, IMAGE_STOP, IMAGE_ENOSPC };
+/* A thread of the image's. did: REPORT, IGNORE or STOP. */
+typedef void image_failed(void *opaque, bool read, int err, enum image_on_error did);
+/* failed NULL: all errors are reported, which is how images begin. Before the first request. */
+void image_watch_errors(struct image *, image_failed *failed, void *opaque);
+/* write: all but reads. Any time. */
+void image_on_errors(struct image *, enum image_on_error read, enum image_on_error write);
+void image_errors(struct image *, enum image_on_error *ret_read,
+                  enum image_on_error *ret_write);
+bool image_on_error_from_text(const char *text, enum image_on_error *ret);
+void image_retry(struct image *);
+/* Since the last image_retry(): 0, or the -errno of the last request that was held. */
+int image_held(struct image *);
+
+/* --- how fast it may be --- */
+
+enum image_limits {
+    IMAGE_BPS, /* bytes a second, of reads and writes together */
+    IMAGE_BPS_READ,
+    IMAGE_BPS_WRITE,
+    IMAGE_IOPS, /* requests a second */
+    IMAGE_IOPS_READ,
+    IMAGE_IOPS_WRITE,
+    IMAGE_LIMITS
+};
+struct image_throttle {
+    struct image_limit {
+        u64 avg;     /* 0: no limit */
+        u64 max;     /* in bursts; 0: bursts of a tenth of a second's worth */
+        u64 seconds; /* how long a burst may be */
+    } limit[IMAGE_LIMITS];
+    u64 op_size; /* bytes: a bigger request counts as several; 0: as one */
+};
+void image_throttle_init(struct image_throttle *);
+bool image_throttle_ok(const struct image_throttle *,
+                       GError **error); /* do they go together? */
+bool image_throttle_any(const struct image_throttle *);
+/* Sets the limits of the group of that name for all its members, and makes this image one; no
+ * limits: takes it out. They have to be ok. Any time. */
+void image_set_throttle(struct image *, const char *group, const struct image_throttle *);
+/* The group's name, g_free; NULL: the image is not limited. */
+char *image_get_throttle(struct image *, struct image_throttle *ret);
+/* A group that is there without members too, or new limits for it. */
+bool image_throttle_group(const char *name, const struct image_throttle *, GError **error);
+bool image_throttle_group_find(const char *name, struct image_throttle *ret); /* ret or NULL */
+bool image_throttle_group_free(const char *name); /* false: it is in use, or not there */
+
+/* --- what it has done --- */
+
+struct image_stats { /* write zeroes count as writes */
+    u64 bytes[IMAGE_OPS], done[IMAGE_OPS], failed[IMAGE_OPS], invalid[IMAGE_OPS], ns[IMAGE_OPS];
+    u64 highest; /* byte after the last one written */
+    u64 last_ns; /* CLOCK_MONOTONIC when the last one was done; 0: none yet */
+};
+void image_get_stats(struct image *, struct image_stats *ret);
+/* A layer of the backing chain: names or NULL, valid while the chain stays as it is. */
+struct image_layer {
+    const char *name, *file_name;
+    u64 highest, file_highest; /* byte after the last one written */
+    bool has_file;
+};
+bool image_get_layer(const struct image *, u32 depth, struct image_layer *ret); /* 0: top */
 
 /* --- what is where --- */
 

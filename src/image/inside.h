@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "image/node.h"
+#include "image/throttle.h"
 
 struct request;
 struct image {
@@ -14,6 +15,23 @@ struct image {
     pthread_cond_t work, idle;
     struct request *first, **last;
     u32 threads, waiting;
+    u32 asleep;  /* of the threads: in the middle of a request, for somebody to wake them */
     u32 pending; /* requests not yet done */
     bool closing;
+    struct request *held;  /* failed, and wait for image_retry() */
+    u32 n_held, giving_up; /* giving_up: nothing is held */
+    int held_err;
+    enum image_on_error on_read, on_write;
+    /* not under the lock */
+    struct throttle_member throttle;
+    image_failed *failed;
+    void *failed_opaque;
+    struct counters {
+        _Atomic u64 bytes, done, failed, invalid, ns;
+    } count[IMAGE_OPS];
+    _Atomic u64 highest, last_ns;
 };
+
+/* A filter has this thread wait for what may take long: if it is a worker, others may be
+ * started in its place. */
+void door_thread_sleeps(bool);

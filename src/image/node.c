@@ -32,6 +32,14 @@ static bool fits(const struct node *n, u64 at, u64 len)
     return len <= n->size && at <= n->size - len;
 }
 
+static void wrote(struct node *n, u64 end)
+{
+    u64 was = atomic_load_explicit(&n->highest, memory_order_relaxed);
+
+    while (was < end && !atomic_compare_exchange_weak(&n->highest, &was, end))
+        ;
+}
+
 int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
 {
     if (n->read_only)
@@ -40,7 +48,12 @@ int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
         return -ENOTSUP;
     if (!fits(n, at, len))
         return -EINVAL;
-    return len ? n->drv->write(n, at, len, c) : 0;
+    if (!len)
+        return 0;
+    int r = n->drv->write(n, at, len, c);
+    if (!r)
+        wrote(n, at + len);
+    return r;
 }
 
 static int write_zeroes(struct node *n, u64 at, u64 len)
@@ -77,7 +90,11 @@ int node_zero(struct node *n, u64 at, u64 len, bool may_unmap)
     if (!len)
         return 0;
     int r = n->drv->zero ? n->drv->zero(n, at, len, may_unmap) : -ENOTSUP;
-    return r == -ENOTSUP ? write_zeroes(n, at, len) : r;
+    if (r == -ENOTSUP)
+        r = write_zeroes(n, at, len);
+    if (!r)
+        wrote(n, at + len);
+    return r;
 }
 
 int node_discard(struct node *n, u64 at, u64 len)

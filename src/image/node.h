@@ -88,9 +88,10 @@ struct node;
 struct driver {
     const char *name; /* "qcow2" */
     enum { FORMAT, PROTOCOL, FILTER } kind;
-    size_t size;      /* of the driver's struct, which begins with struct node */
-    bool backing;     /* can have a backing file */
-    bool new_is_zero; /* every new image reads as zeroes: convert need not write them */
+    size_t size;       /* of the driver's struct, which begins with struct node */
+    bool backing;      /* can have a backing file */
+    const char *child; /* filters: what the option is called that names theirs; NULL: "file" */
+    bool new_is_zero;  /* every new image reads as zeroes: convert need not write them */
 
     /*
      * Formats: how sure (0 to 100) that the bytes are this format.  head: the first n_head
@@ -135,7 +136,7 @@ struct driver {
     bool (*amend)(struct node *, struct dict *, GError **);
     /* name NULL: no backing file any more */
     bool (*set_backing)(struct node *, const char *name, const char *format, GError **);
-    bool (*make_empty)(struct node *, GError **); /* nothing is allocated any more */
+    bool (*make_empty)(struct node *, GError **);     /* nothing is allocated any more */
     void (*info)(struct node *, struct image_info *); /* fills in what the format knows */
     bool (*check)(struct node *, enum image_repair, struct image_check *ret, GError **);
     /* Bytes that an image of `size` with `data` bytes written takes. */
@@ -156,9 +157,10 @@ struct snapshot_ops {
 struct node {
     const struct driver *drv;
     _Atomic u32 refs;
-    char *name;       /* node-name, or NULL */
-    char *filename;   /* what to call it in messages; relative names start from its folder */
-    _Atomic u64 size; /* bytes; formats: a multiple of 512 */
+    char *name;          /* node-name, or NULL */
+    char *filename;      /* what to call it in messages; relative names start from its folder */
+    _Atomic u64 size;    /* bytes; formats: a multiple of 512 */
+    _Atomic u64 highest; /* byte after the last one written */
     bool read_only;
     bool discard; /* discards are wanted; else node_discard() does nothing */
     u32 cluster;  /* bytes of a cluster, 0: the format has none */

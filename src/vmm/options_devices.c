@@ -105,6 +105,8 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *ro = opts_take(kv, "read-only");
     g_autofree char *id = opts_take(kv, "id");
     g_autofree char *serial = opts_take(kv, "serial");
+    g_autofree char *rerror = opts_take(kv, "rerror");
+    g_autofree char *werror = opts_take(kv, "werror");
 
     if (iface && !g_strv_contains(
                      (const char *const[]){ "ide", "floppy", "virtio", "none", NULL }, iface)) {
@@ -123,6 +125,11 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         return false;
 
     struct drive_desc *d = drive_add(p, iface, file && *file ? file : NULL);
+    if (rerror && (!image_on_error_from_text(rerror, &d->rerror) || d->rerror == IMAGE_ENOSPC))
+        return fail(error, ERR_ARGUMENT, "rerror is report, ignore or stop, not '%s'", rerror);
+    if (werror && !image_on_error_from_text(werror, &d->werror))
+        return fail(error, ERR_ARGUMENT, "werror is report, ignore, stop or enospc, not '%s'",
+                    werror);
     if (media && strcmp(media, "cdrom") == 0)
         set_cdrom(d);
     if (format && !set_format(d, format, error))
@@ -137,6 +144,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         return false;
     if (!value_take_bool(kv, "readonly", &d->options.read_only, error) ||
         !value_take_bool(kv, "snapshot", &d->options.snapshot, error) ||
+        !value_take_throttling(kv, &d->throttle, &d->group, error) ||
         !set_place(d, kv, error) || !value_none_left(kv, error))
         return false;
     d->options.read_only |= d->cdrom;
@@ -343,7 +351,8 @@ bool opt_blockdev(struct parse *p, const char *arg, GError **error)
     if (!image_format_known(driver))
         return fail(error, ERR_ARGUMENT, "there is no driver '%s'", driver);
     g_autofree char *id = g_strdup(node);
-    if (!pull_in(p, d, "file", error) || !pull_in(p, d, "backing", error))
+    if (!pull_in(p, d, "file", error) || !pull_in(p, d, "image", error) ||
+        !pull_in(p, d, "backing", error))
         return false;
     const char *name = dict_peek(d, dict_has(d, "filename") ? "filename" : "file.filename");
 
@@ -494,10 +503,14 @@ bool opt_object(struct parse *p, const char *arg, GError **error)
         return fail(error, ERR_ARGUMENT, "'%s': a type and id= are needed", arg);
     if (!value_id(id, error))
         return false;
+    if (strcmp(type, "throttle-group") == 0) {
+        g_autofree char *name = g_strdup(id);
+        return throttle_group_option(p, kv, name, error);
+    }
     bool random = strcmp(type, "rng-random") == 0;
     if (!random && strcmp(type, "rng-builtin") != 0)
         return fail(error, ERR_UNSUPPORTED,
-                    "there is no '%s'; there is rng-random, rng-builtin", type);
+                    "there is no '%s'; there is rng-random, rng-builtin, throttle-group", type);
     if (random && file && strcmp(file, "/dev/urandom") != 0 && strcmp(file, "/dev/random") != 0)
         return fail(error, ERR_UNSUPPORTED, "filename=%s: only /dev/urandom and /dev/random",
                     file);

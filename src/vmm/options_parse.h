@@ -29,6 +29,9 @@ bool value_size(const char *text, u64 unit, u64 *ret, GError **error);
 bool value_one_of(const char *key, const char *val, const char *const *list, GError **error);
 bool value_none_left(const GPtrArray *kv, GError **error);
 bool value_take_bool(GPtrArray *kv, const char *key, bool *io, GError **error);
+/* Limits as -drive has them, checked; *ret_group: g_free. */
+bool value_take_throttling(GPtrArray *kv, struct image_throttle *, char **ret_group,
+                           GError **error);
 bool value_take_uint(GPtrArray *kv, const char *key, u64 max, u64 *io, GError **error);
 bool value_take_off(GPtrArray *kv, const char *key, GError **error);
 bool value_id(const char *id, GError **error);
@@ -46,3 +49,5 @@ option_fn opt_drive, opt_blockdev, opt_snapshot, opt_device, opt_global, opt_net
     opt_net, opt_hda, opt_hdb, opt_hdc, opt_hdd, opt_cdrom, opt_fda, opt_fdb, opt_object,
     opt_serial, opt_monitor, opt_qmp, opt_qmp_pretty, opt_mon, opt_chardev, opt_debugcon,
     opt_display, opt_vga, opt_parallel, opt_nographic;
+/* -object throttle-group (options_throttle.c) */
+bool throttle_group_option(struct parse *, GPtrArray *kv, const char *id, GError **error);

@@ -146,8 +146,7 @@ TEST(machine_and_accel)
     EXPECT_EQ(o->machine->code_cache_mib, 128);
     options_free(o);
     bad("-accel tcg,tb-size=3", "-accel: tb-size=3: at least 4 (MiB)");
-    bad("-accel tcg,tb-size=1025",
-        "-accel: tb-size: '1025' is not a number from 0 to 1024");
+    bad("-accel tcg,tb-size=1025", "-accel: tb-size: '1025' is not a number from 0 to 1024");
     bad("-accel tcg,one-insn-per-tb=on", "-accel: there is no property 'one-insn-per-tb'");
     o = good("-machine help");
     EXPECT(o->print);
@@ -181,6 +180,26 @@ TEST(drives)
     EXPECT(d->options.read_only);
     EXPECT_EQ(o->machine->devices->len, 2);
     options_free(o);
+
+    o = good("-drive file=a,if=none,iops=100,iops_max=200,throttling.bps-read=5,"
+             "throttling.group=g,werror=stop,rerror=ignore "
+             "-object throttle-group,id=t,x-bps-total=7,limits.bps-total-max=9");
+    d = o->machine->drives->pdata[0];
+    EXPECT_EQ(d->throttle.limit[IMAGE_IOPS].avg, 100);
+    EXPECT_EQ(d->throttle.limit[IMAGE_IOPS].max, 200);
+    EXPECT_EQ(d->throttle.limit[IMAGE_BPS_READ].avg, 5);
+    EXPECT_STR(d->group, "g");
+    EXPECT_EQ(d->werror, IMAGE_STOP);
+    EXPECT_EQ(d->rerror, IMAGE_IGNORE);
+    const struct throttle_desc *limits = o->machine->throttles->pdata[0];
+    EXPECT_STR(limits->id, "t");
+    EXPECT_EQ(limits->limits.limit[IMAGE_BPS].avg, 7);
+    EXPECT_EQ(limits->limits.limit[IMAGE_BPS].max, 9);
+    options_free(o);
+    bad("-drive file=a,if=none,rerror=enospc",
+        "-drive: rerror is report, ignore or stop, not 'enospc'");
+    bad("-drive file=a,if=none,bps=1,bps_rd=1",
+        "-drive: throttling: a limit for all (-total) goes without one for reads or writes");
 
     o = good("-blockdev file,node-name=f,filename=x.img -blockdev raw,node-name=r,file=f");
     EXPECT_EQ(o->machine->drives->len, 1);
@@ -329,7 +348,7 @@ TEST(small_ones)
     bad("-fw_cfg opt/x", "-fw_cfg: 'opt/x': either file= or string= is needed");
     bad("-global x=y", "-global: 'x=y' is not DEVICE.PROPERTY=VALUE");
     bad("-object secret,id=s",
-        "-object: there is no 'secret'; there is rng-random, rng-builtin");
+        "-object: there is no 'secret'; there is rng-random, rng-builtin, throttle-group");
     bad("-d foo", "-d: there is no log item 'foo'; use -d help");
 }
 

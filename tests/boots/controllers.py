@@ -191,8 +191,8 @@ def modules(names):
     return out
 
 
-def drivers(t, name, wanted, disks, options, more="", timeout=180):
-    """Linux with those drivers writes and reads those disks; gives its console."""
+def archive(t, name, wanted, disks, more):
+    """An initramfs with those drivers that writes and reads those disks; its path."""
     cpio = initrd.busybox(None, "amd64")
     mods = modules(wanted)
     cpio.add("modules", 0o40755)
@@ -201,10 +201,15 @@ def drivers(t, name, wanted, disks, options, more="", timeout=180):
     cpio.add("modules.list", 0o100644, "\n".join("/modules/%s.ko" % m for m in mods).encode())
     init = INIT.replace("DISKS", " ".join(disks)).replace("MORE", more)
     cpio.add("init", 0o100755, init.encode())
-    archive = os.path.join(t.work, name + ".cpio.gz")
-    cpio.write(archive)
+    path = os.path.join(t.work, name + ".cpio.gz")
+    cpio.write(path)
+    return path
+
+
+def drivers(t, name, wanted, disks, options, more="", timeout=180):
+    """Linux with those drivers writes and reads those disks; gives its console."""
     args = t.accel + t.cpu + ["-m", "512", "-smp", "2", "-nographic", "-no-reboot"]
-    args += ["-kernel", initrd.kernel("amd64"), "-initrd", archive]
+    args += ["-kernel", initrd.kernel("amd64"), "-initrd", archive(t, name, wanted, disks, more)]
     args += ["-append", "console=ttyS0 panic=-1"] + options
     with Guest(args) as guest:
         status = guest.wait(timeout)

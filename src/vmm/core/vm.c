@@ -50,6 +50,8 @@ const char *run_state_name(enum run_state s)
         return "inmigrate";
     case RUN_INTERNAL_ERROR:
         return "internal-error";
+    case RUN_IO_ERROR:
+        return "io-error";
     }
     return "?";
 }

@@ -29,6 +29,7 @@ enum run_state {
     RUN_SHUTDOWN, /* guest has powered off, -no-shutdown keeps it */
     RUN_INMIGRATE,
     RUN_INTERNAL_ERROR,
+    RUN_IO_ERROR, /* a request to a disk has failed, and will be tried again */
 };
 const char *run_state_name(enum run_state); /* QMP's names */
 
@@ -54,6 +55,8 @@ enum vm_cause {
 
 /* What the rest of the program may hear about; main loop. QMP turns them into its events. */
 enum vm_event { VM_EV_STOP, VM_EV_RESUME, VM_EV_RESET, VM_EV_SHUTDOWN, VM_EV_POWERDOWN };
+
+enum vm_io_error { VM_IO_REPORT, VM_IO_IGNORE, VM_IO_STOP };
 
 enum { VM_VCPUS_MAX = 255, VM_GSI_MAX = 24 };
 
@@ -106,6 +109,9 @@ struct vm {
     GPtrArray *ide_buses; /* struct ide_bus *: dev/ide/unit.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
     void (*tray_moved)(struct vm *, const char *drive, const char *dev, bool open);
+    /* A request to a drive has failed; the same. did: what came of it. */
+    void (*io_error)(struct vm *, const char *drive, const char *dev, const char *node,
+                     bool read, int err, enum vm_io_error did);
 };
 
 struct vm *vm_new(void);

@@ -85,6 +85,7 @@ void bounce_forget(struct bounce *b)
     if (!b->now)
         return;
     b->now->loose = true;
+    image_give_up(b->now->image);
     b->now = NULL;
     b->loose++;
 }

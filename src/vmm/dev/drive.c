@@ -6,6 +6,122 @@
 
 #include "base/error.h"
 
+/* --- errors of requests ----------------------------------------------------------------------
+ */
+
+struct failed {
+    struct vm *vm;
+    char *id;
+    bool read;
+    int err;
+    enum vm_io_error did;
+};
+
+static void tell_failed(void *opaque)
+{
+    struct failed *f = opaque;
+    const struct drive *d = drive_find(f->vm, f->id, NULL);
+    const char *node = d && d->image ? image_node_name(d->image) : NULL;
+
+    if (d && f->vm->io_error)
+        f->vm->io_error(f->vm, f->id, d->dev ? d->dev->id : NULL, node, f->read, f->err,
+                        f->did);
+    if (d && f->did == VM_IO_STOP && f->vm->run == RUN_RUNNING)
+        vm_stop(f->vm, RUN_IO_ERROR);
+    g_free(f->id);
+    g_free(f);
+}
+
+/* A thread of the image's. */
+static void on_failed(void *opaque, bool read, int err, enum image_on_error did)
+{
+    static const u8 of[] = {
+        [IMAGE_REPORT] = VM_IO_REPORT,
+        [IMAGE_IGNORE] = VM_IO_IGNORE,
+        [IMAGE_STOP] = VM_IO_STOP,
+    };
+    struct drive *d = opaque;
+    struct failed *f = g_new(struct failed, 1);
+
+    *f = (struct failed){ d->vm, g_strdup(d->id), read, err, (enum vm_io_error)of[did] };
+    vm_on_main(d->vm, tell_failed, f);
+}
+
+/* What was held is tried again when the guest goes on. */
+static void heard(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
+{
+    struct vm *vm = opaque;
+
+    for (u32 i = 0; ev == VM_EV_RESUME && vm->drives && i < vm->drives->len; i++) {
+        const struct drive *d = vm->drives->pdata[i];
+
+        if (d->image)
+            image_retry(d->image);
+    }
+}
+
+struct drive *drive_find_image(struct vm *vm, const struct image *image)
+{
+    for (u32 i = 0; vm->drives && i < vm->drives->len; i++) {
+        struct drive *d = vm->drives->pdata[i];
+
+        if (d->image == image)
+            return d;
+    }
+    return NULL;
+}
+
+bool drive_error_props(struct drive *d, const char *rerror, const char *werror, GError **error)
+{
+    enum image_on_error r = d->rerror, w = d->werror;
+
+    if (rerror && strcmp(rerror, "auto") != 0 &&
+        (!image_on_error_from_text(rerror, &r) || r == IMAGE_ENOSPC))
+        return fail(error, ERR_ARGUMENT, "rerror=%s: expected report, ignore, stop or auto",
+                    rerror);
+    if (werror && strcmp(werror, "auto") != 0 && !image_on_error_from_text(werror, &w))
+        return fail(error, ERR_ARGUMENT,
+                    "werror=%s: expected report, ignore, stop, enospc or auto", werror);
+    d->rerror = r;
+    d->werror = w;
+    if (d->image)
+        image_on_errors(d->image, r, w);
+    return true;
+}
+
+/* --- the drive itself ------------------------------------------------------------------------
+ */
+
+void drive_settle(struct drive *d)
+{
+    if (!d->image)
+        return;
+    image_on_errors(d->image, d->rerror, d->werror);
+    if (image_throttle_any(&d->throttle))
+        image_set_throttle(d->image, d->group ? d->group : d->id, &d->throttle);
+}
+
+bool drive_set_throttle(struct drive *d, const char *group, const struct image_throttle *t,
+                        GError **error)
+{
+    struct image_throttle was;
+
+    if (!image_throttle_ok(t, error))
+        return false;
+    if (!d->image)
+        return fail(error, ERR_NOT_FOUND, "Device '%s' has no medium", d->id);
+    g_autofree char *in = image_get_throttle(d->image, &was);
+    const char *name = group ? group : in ? in : d->group ? d->group : d->id;
+    image_set_throttle(d->image, name, t);
+    if (name != d->group) {
+        char *copy = g_strdup(name);
+        g_free(d->group);
+        d->group = copy;
+    }
+    d->throttle = *t;
+    return true;
+}
+
 struct drive *drive_new(struct vm *vm, const char *id, struct image *image, bool cdrom)
 {
     struct drive *d = g_new0(struct drive, 1);
@@ -15,9 +131,17 @@ struct drive *drive_new(struct vm *vm, const char *id, struct image *image, bool
     d->image = image;
     d->cdrom = cdrom;
     d->options.read_only = cdrom;
-    if (!vm->drives)
+    d->rerror = IMAGE_REPORT;
+    d->werror = IMAGE_ENOSPC;
+    image_throttle_init(&d->throttle);
+    if (image)
+        image_watch_errors(image, on_failed, d);
+    if (!vm->drives) {
         vm->drives = g_ptr_array_new();
+        vm_listen(vm, heard, vm);
+    }
     g_ptr_array_add(vm->drives, d);
+    drive_settle(d);
     return d;
 }
 
@@ -27,6 +151,7 @@ void drive_free(struct drive *d)
         return;
     g_ptr_array_remove(d->vm->drives, d);
     image_close(d->image);
+    g_free(d->group);
     g_free(d->id);
     g_free(d);
 }
@@ -145,7 +270,15 @@ static void swap(struct drive *d, struct image *with)
         dev_unlock(d->lock);
     }
     struct image *old = d->image;
+    struct image_throttle now;
+    g_autofree char *group = old ? image_get_throttle(old, &now) : NULL;
+    if (group)
+        d->throttle = now; /* the group's may have been changed by way of another drive */
     d->image = with;
+    if (with) {
+        image_watch_errors(with, on_failed, d);
+        drive_settle(d);
+    }
     if (old || with)
         d->ops->changed(d->opaque);
     dev_unlock(d->lock);

@@ -29,6 +29,9 @@ struct drive {
     struct image *image; /* NULL: no medium */
     struct image_options options;
     bool cdrom;
+    enum image_on_error rerror, werror;
+    char *group; /* throttling; NULL: none */
+    struct image_throttle throttle;
     /* the device, NULL: none */
     struct dev *dev;             /* who it is for people */
     struct dev *lock;            /* whose lock guards it */
@@ -39,6 +42,15 @@ struct drive {
 /* In vm->drives; id is copied, image (or NULL) taken over. */
 struct drive *drive_new(struct vm *, const char *id, struct image *, bool cdrom);
 void drive_free(struct drive *);
+/* What is set above holds for the image from now on. */
+void drive_settle(struct drive *);
+/* What a device has as rerror= and werror=; NULL and "auto": as the drive has it. */
+bool drive_error_props(struct drive *, const char *rerror, const char *werror, GError **error);
+struct drive *drive_find_image(struct vm *, const struct image *); /* NULL: it is no drive's */
+/* Limits for the drive and all of its group; false: they do not go together, or it is empty.
+ * group NULL: the one it is in, or its own. */
+bool drive_set_throttle(struct drive *, const char *group, const struct image_throttle *,
+                        GError **error);
 void drive_free_all(struct vm *);
 /* By its own id, or by the id of its device; NULL: none. */
 struct drive *drive_find(struct vm *, const char *id, const char *dev_id);

@@ -49,6 +49,21 @@ static bool make_chardevs(struct machine *m, GError **error)
     return true;
 }
 
+static bool make_throttle_groups(struct machine *m, GError **error)
+{
+    for (guint i = 0; i < m->desc->throttles->len; i++) {
+        const struct throttle_desc *d = m->desc->throttles->pdata[i];
+
+        if (image_throttle_group_find(d->id, NULL))
+            return fail(error, ERR_BUSY, "-object: two with id=%s", d->id);
+        if (!image_throttle_group(d->id, &d->limits, error)) {
+            g_prefix_error(error, "-object throttle-group: ");
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool make_drives(struct machine *m, GError **error)
 {
     for (guint i = 0; i < m->desc->drives->len; i++) {
@@ -66,6 +81,11 @@ static bool make_drives(struct machine *m, GError **error)
         struct drive *drive = drive_new(m->vm, d->id, img, d->cdrom);
         drive->options = d->options;
         drive->options.format = NULL; /* another medium is probed anew */
+        drive->rerror = d->rerror;
+        drive->werror = d->werror;
+        drive->group = g_strdup(d->group);
+        drive->throttle = d->throttle;
+        drive_settle(drive);
     }
     return true;
 }
@@ -261,7 +281,8 @@ static bool build(struct machine *m, GError **error)
                     "-machine kernel_irqchip=on: accelerator %s has no irqchip of its own",
                     m->vm->cpu->name);
     if (!cpu_make_vcpus(m->vm, &m->cpu, error) || !make_chardevs(m, error) ||
-        !make_drives(m, error) || !make_nets(m, error) || !board->build(m, error))
+        !make_throttle_groups(m, error) || !make_drives(m, error) || !make_nets(m, error) ||
+        !board->build(m, error))
         return false;
     for (guint i = 0; i < d->devices->len; i++)
         if (!machine_user_device(m, d->devices->pdata[i], error))
@@ -318,6 +339,9 @@ void machine_free(struct machine *m)
     chardev_free_all(m->vm);
     cpu_close(m->vm);
     drive_free_all(m->vm);
+    for (guint i = 0; i < m->desc->throttles->len; i++)
+        image_throttle_group_free(
+            ((const struct throttle_desc *)m->desc->throttles->pdata[i])->id);
     vm_free(m->vm);
     g_hash_table_unref(m->nets);
     boot_free(m->boot);

@@ -168,6 +168,15 @@ static void drive_free(void *p)
     g_free(d->iface);
     g_free(d->serial);
     g_free((char *)d->options.format);
+    g_free(d->group);
+    g_free(d);
+}
+
+static void throttle_free(void *p)
+{
+    struct throttle_desc *d = p;
+
+    g_free(d->id);
     g_free(d);
 }
 
@@ -224,6 +233,7 @@ struct machine_desc *machine_desc_new(void)
     d->globals = g_ptr_array_new_with_free_func(global_free);
     d->netdevs = g_ptr_array_new_with_free_func(g_free);
     d->chardevs = g_ptr_array_new_with_free_func(g_free);
+    d->throttles = g_ptr_array_new_with_free_func(throttle_free);
     d->objects = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
     d->fw_cfg = g_ptr_array_new_with_free_func(fw_cfg_free);
     d->smbios = g_ptr_array_new_with_free_func(smbios_free);
@@ -247,6 +257,7 @@ void machine_desc_free(struct machine_desc *d)
     g_ptr_array_unref(d->netdevs);
     g_ptr_array_unref(d->chardevs);
     g_ptr_array_unref(d->objects);
+    g_ptr_array_unref(d->throttles);
     g_ptr_array_unref(d->fw_cfg);
     g_ptr_array_unref(d->smbios);
     for (int i = 0; i < SERIALS_MAX; i++)
@@ -261,6 +272,9 @@ void machine_desc_free(struct machine_desc *d)
 struct drive_desc *machine_add_drive(struct machine_desc *d)
 {
     struct drive_desc *r = g_new0(struct drive_desc, 1);
+
+    r->werror = IMAGE_ENOSPC;
+    image_throttle_init(&r->throttle);
 
     r->index = r->bus = r->unit = -1;
     g_ptr_array_add(d->drives, r);

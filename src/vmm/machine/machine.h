@@ -45,6 +45,13 @@ struct drive_desc {
     bool cdrom;
     char *serial;
     struct image_options options; /* format is owned here */
+    enum image_on_error rerror, werror;
+    char *group; /* throttling; NULL: its own */
+    struct image_throttle throttle;
+};
+struct throttle_desc {
+    char *id;
+    struct image_throttle limits;
 };
 struct device_desc {
     char *type;
@@ -89,6 +96,7 @@ struct machine_desc {
     GPtrArray *netdevs;        /* char *, as -netdev takes them */
     GPtrArray *chardevs;       /* char *, as -chardev takes them */
     GPtrArray *objects;        /* GPtrArray of struct opt: qom-type, id, ... */
+    GPtrArray *throttles;      /* struct throttle_desc */
     GPtrArray *fw_cfg;         /* struct fw_cfg_desc */
     GPtrArray *smbios;         /* struct smbios_desc */
     char *serial[SERIALS_MAX]; /* NULL: no such port */

@@ -30,6 +30,16 @@ static void on_tray(struct vm *vm, const char *drive, const char *dev, bool open
     }
 }
 
+static void on_io_error(struct vm *vm, const char *drive, const char *dev, const char *node,
+                        bool read, int err, enum vm_io_error did)
+{
+    for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
+        struct monitor *m = vm->monitors->pdata[i];
+        if (m->io_error)
+            m->io_error(m, drive, dev, node, read, err, did);
+    }
+}
+
 void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
 {
     m->vm = vm;
@@ -39,6 +49,7 @@ void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
         vm->monitors = g_ptr_array_new();
         vm_listen(vm, on_event, vm);
         vm->tray_moved = on_tray;
+        vm->io_error = on_io_error;
     }
     g_ptr_array_add(vm->monitors, m);
 }

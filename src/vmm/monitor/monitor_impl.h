@@ -12,6 +12,9 @@ struct monitor {
     void (*event)(struct monitor *, enum vm_event, enum vm_cause); /* may be NULL */
     void (*tray)(struct monitor *, const char *drive, const char *dev,
                  bool open); /* a tray has moved; may be NULL */
+    /* A request to a disk has failed (vm.h); may be NULL. */
+    void (*io_error)(struct monitor *, const char *drive, const char *dev, const char *node,
+                     bool read, int err, enum vm_io_error did);
     void (*free)(struct monitor *);
 };
 

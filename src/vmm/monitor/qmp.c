@@ -7,6 +7,7 @@
  * Commands run one after the other, in the order they came.  Events go to sessions that have
  * negotiated.  Bad input is answered with an error; nothing that comes in ends the session.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "vmm/backend/chardev.h"
@@ -228,6 +229,27 @@ static void qmp_tray(struct monitor *m, const char *drive, const char *dev, bool
     send_line(s, &o);
 }
 
+static void qmp_io_error(struct monitor *m, const char *drive, const char *dev,
+                         const char *node, bool read, int err, enum vm_io_error did)
+{
+    static const enum qmp_block_error_action acts[] = {
+        [VM_IO_REPORT] = QMP_BLOCK_ERROR_ACTION_REPORT,
+        [VM_IO_IGNORE] = QMP_BLOCK_ERROR_ACTION_IGNORE,
+        [VM_IO_STOP] = QMP_BLOCK_ERROR_ACTION_STOP,
+    };
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+    g_autofree char *path = dev ? g_strdup_printf("/machine/peripheral/%s", dev) : NULL;
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
+    qmp_event_block_io_error(&o, path, drive, node,
+                             read ? QMP_IO_OPERATION_TYPE_READ : QMP_IO_OPERATION_TYPE_WRITE,
+                             acts[did], err == ENOSPC, g_strerror(err));
+    json_close(&o, '}');
+    send_line(s, &o);
+}
+
 static void qmp_free(struct monitor *m)
 {
     struct qmp_session *s = container_of(m, struct qmp_session, m);
@@ -248,6 +270,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
     s->pretty = pretty;
     s->m.event = qmp_event;
     s->m.tray = qmp_tray;
+    s->m.io_error = qmp_io_error;
     s->m.free = qmp_free;
     monitor_add(&s->m, vm, c);
     chardev_attach(c, &qmp_user, s);

@@ -497,6 +497,8 @@ static void port_forget(struct port *p)
         p->ncq[i] = NULL;
         p->loose++;
     }
+    if (p->loose)
+        image_give_up(p->bus.unit[0]->drive->image);
     if (p->busy && p->bus.unit[0])
         ata_reset(p->bus.unit[0], true);
     p->busy = false;

@@ -110,7 +110,7 @@ struct ide_unit {
     struct bounce io;
     /* properties */
     struct drive *drive;
-    char *bus_name, *serial, *model, *version;
+    char *bus_name, *serial, *model, *version, *rerror, *werror;
     u64 wwn;
     u32 unit, bootindex, logical_block, physical_block, rotation;
     bool write_cache_prop;
@@ -138,7 +138,8 @@ struct ide_bus {
 void ide_bus_init(struct ide_bus *, struct dev *host, const struct ide_bus_ops *,
                   const char *name, unsigned index, unsigned units);
 void ide_bus_fini(struct ide_bus *);
-/* Waits until no unit of it has a request under way; without the lock. */
+/* Waits until no unit of it has a request under way, but for those that are held after an
+ * error; without the lock. */
 void ide_bus_drain(struct ide_bus *);
 
 /* Finds the bus for a device of kind DEV_IDE before it is realized: by name, or (NULL) the

@@ -88,7 +88,7 @@ void ide_bus_drain(struct ide_bus *b)
 {
     for (unsigned i = 0; i < b->units; i++)
         if (b->unit[i] && b->unit[i]->drive->image)
-            image_drain(b->unit[i]->drive->image);
+            image_quiesce(b->unit[i]->drive->image);
 }
 
 static struct ide_bus *bus_find(const struct vm *vm, const char *name)
@@ -197,6 +197,8 @@ static bool unit_init(struct dev *d, GError **error)
             u->drive = drive_new(d->vm, d->id, NULL, true);
         u->default_heads = u->default_sectors = 1;
     }
+    if (!drive_error_props(u->drive, u->rerror, u->werror, error))
+        return false;
     default_text(&u->serial, "PS%05u", u->bus->index * 2 + u->nr + 1);
     default_text(&u->model, u->cd ? "POSADA DVD-ROM" : "POSADA HARDDISK", 0);
     default_text(&u->version, "1.0", 0);
@@ -260,6 +262,10 @@ static void unit_fini(struct dev *d)
              .help = "0: master, 1: slave"),                                                   \
         PROP(struct ide_unit, serial, PROP_STR, .name = "serial",                              \
              .help = "serial number, 20 characters"),                                          \
+        PROP(struct ide_unit, rerror, PROP_STR, .name = "rerror",                              \
+             .help = "reads that fail: report, ignore, stop, auto (as the drive has it)"),     \
+        PROP(struct ide_unit, werror, PROP_STR, .name = "werror",                              \
+             .help = "writes that fail: the same, or enospc"),                                 \
         PROP(struct ide_unit, model, PROP_STR, .name = "model", .help = "40 characters"),      \
         PROP(struct ide_unit, version, PROP_STR, .name = "ver",                                \
              .help = "firmware revision, 8 characters"),                                       \

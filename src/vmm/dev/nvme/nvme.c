@@ -1039,10 +1039,10 @@ static void heard(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
     if (ev != VM_EV_STOP)
         return;
     for (bool busy = true; busy;) { /* ranges follow one another */
-        image_drain(s->image);
+        u32 held = image_quiesce(s->image);
         dev_lock(&s->pci.dev);
         finish_list(s);
-        busy = s->total != 0;
+        busy = s->total != held;
         dev_unlock(&s->pci.dev);
     }
 }

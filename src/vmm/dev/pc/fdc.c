@@ -765,7 +765,7 @@ static void heard(void *opaque, enum vm_event ev, enum vm_cause cause UNUSED)
 
     for (unsigned i = 0; ev == VM_EV_STOP && i < DRIVES; i++)
         if (s->drive[i] && s->drive[i]->drive->image)
-            image_drain(s->drive[i]->drive->image);
+            image_quiesce(s->drive[i]->drive->image);
 }
 
 static bool fdc_init(struct dev *d, GError **error)

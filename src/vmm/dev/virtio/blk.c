@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "image/image.h"
+#include "vmm/dev/drive.h"
 #include "vmm/dev/virtio/iothread.h"
 #include "vmm/dev/virtio/types.h"
 #include "vmm/dev/virtio/virtio.h"
@@ -92,7 +93,7 @@ struct vblk {
     u64 capacity; /* bytes, whole sectors */
     /* properties */
     struct image *image;
-    char *serial;
+    char *serial, *rerror, *werror;
     u16 num_queues;
     u32 queue_size;
     u32 logical_block, physical_block;
@@ -405,7 +406,7 @@ static void blk_pause(struct virtio *v, bool paused)
 
     if (!paused)
         return;
-    image_drain(s->image);
+    image_quiesce(s->image);
     dev_lock(&v->pci.dev);
     finish_list(s);
     dev_unlock(&v->pci.dev);
@@ -434,6 +435,9 @@ static bool blk_init(struct virtio *v, GError **error)
         return fail(error, ERR_ARGUMENT,
                     "block sizes are powers of two from 512 to 32768, the physical one not "
                     "smaller than the logical one");
+    struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
+    if (drive && !drive_error_props(drive, s->rerror, s->werror, error))
+        return false;
     s->capacity = image_size(s->image) & ~(u64)(s->logical_block - 1);
     v->features |= BIT(F_SEG_MAX) | BIT(F_BLK_SIZE) | BIT(F_FLUSH) | BIT(F_TOPOLOGY);
     if (s->config_wce)
@@ -489,6 +493,10 @@ static const struct virtio_type blk = {
          .help = "the disk behind it"),                                                        \
         PROP(struct vblk, serial, PROP_STR, .name = "serial",                                  \
              .help = "serial number, 20 characters"),                                          \
+        PROP(struct vblk, rerror, PROP_STR, .name = "rerror",                                  \
+             .help = "reads that fail: report, ignore, stop, auto (as the drive has it)"),     \
+        PROP(struct vblk, werror, PROP_STR, .name = "werror",                                  \
+             .help = "writes that fail: the same, or enospc"),                                 \
         PROP(struct vblk, num_queues, PROP_U16, .name = "num-queues", .def = "1",              \
              .help = "request queues"),                                                        \
         PROP(struct vblk, queue_size, PROP_U32, .name = "queue-size", .def = "256",            \

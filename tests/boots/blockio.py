@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks beyond reading and writing: requests that fail, limits, counters."""
+import os
+import re
+import time
+
+import controllers
+import disk
+import initrd
+from controllers import refused
+from guest import Guest
+from suite import case
+
+
+def failing(node, path, rule):
+    text = "driver=blkdebug,node-name=%s,image.driver=raw,image.file.driver=file" % node
+    text += ",image.file.filename=" + path
+    for i, r in enumerate(rule):
+        text += "".join(",inject-error.%d.%s" % (i, w) for w in r.split(","))
+    return ["-blockdev", text]
+
+
+@case("disks: requests fail, the guest stops, and goes on")
+def errors(t):
+    a, b, c, d = controllers.images(t, "err-a", "err-b", "err-c", "err-d")
+    nospace = "iotype=write,errno=28,sector=2048,once=on"
+    options = (
+        failing("v", a, [nospace, "iotype=read,errno=5,sector=4096,once=on"])
+        + ["-device", "virtio-blk-pci,drive=v,id=dv,rerror=stop,werror=enospc"]
+        + failing("i", b, [nospace])
+        + ["-device", "ide-hd,drive=i,bus=ide.0,id=di,werror=stop"]
+        + failing("s", c, [nospace])
+        + ["-device", "ahci,id=x", "-device", "ide-hd,drive=s,bus=x.0,id=ds,werror=stop"]
+        + failing("n", d, [nospace])
+        + ["-device", "nvme,drive=n,id=dn,serial=1"]
+    )
+    names = ["virtio_pci", "virtio_blk", "ata_piix", "ahci", "sd_mod", "nvme"]
+    disks = ["vda", "sda", "sdb", "nvme0n1"]
+    archive = controllers.archive(t, "errors", names, disks, "")
+    args = t.accel + t.cpu + ["-m", "512", "-nographic", "-no-reboot"]
+    args += ["-kernel", initrd.kernel("amd64"), "-initrd", archive]
+    args += ["-append", "console=ttyS0 panic=-1"] + options
+    stops = 0
+    with Guest(args, qmp=True) as guest:
+        until = time.monotonic() + 240
+        while "CHECKS DONE" not in guest.console and time.monotonic() < until:
+            t.ok(guest._read(0.2), "it ended:\n" + guest.tail(40))
+            if "CHECKS DONE" in guest.console:
+                break
+            if guest.qmp("query-status")["status"] == "io-error":
+                held = [b["device"] for b in guest.qmp("query-block") if b["io-status"] != "ok"]
+                t.ok(held, "stopped, and all drives are well")
+                stops += 1
+                guest.qmp("cont")
+                t.ok(all(b["io-status"] == "ok" for b in guest.qmp("query-block")
+                         if b["device"] not in held), "io-status after cont")  # fmt: skip
+        text = guest.console
+        stats = {s["device"]: s["stats"] for s in guest.qmp("query-blockstats")}
+        events = [e["data"] for e in guest.events if e["event"] == "BLOCK_IO_ERROR"]
+        status = guest.wait(60)
+    t.ok(status == 0, "it ended with %s; console:\n%s" % (status, guest.tail(40)))
+    for name in disks:
+        t.ok("DISK %s ok" % name in text, "disk %s:\n%s" % (name, text[-4000:]))
+    t.ok("I/O error" not in text, "the guest has seen an error:\n" + text[-4000:])
+    got = sorted((e["device"], e["operation"], e["action"], e["nospace"]) for e in events)
+    want = [("i", "write", "stop", True), ("n", "write", "stop", True), ("s", "write", "stop", True),
+            ("v", "read", "stop", False), ("v", "write", "stop", True)]  # fmt: skip
+    t.ok(got == want, "events: %s" % events)
+    t.ok(all(e["node-name"] == e["device"] for e in events), "events: %s" % events)
+    t.ok(stops >= 4, "%d stops" % stops)
+    for name in "visn":
+        s = stats[name]
+        t.ok(s["wr_bytes"] >= 24 << 20 and s["wr_operations"] > 1200, "%s: %s" % (name, s))
+        t.ok(s["rd_bytes"] >= 24 << 20 and s["rd_total_time_ns"] > 0, "%s: %s" % (name, s))
+        t.ok(s["failed_wr_operations"] == 0, "%s: %s" % (name, s))
+        t.ok(s["wr_highest_offset"] == (4 * 4096 + 300) * 4096, "%s: %s" % (name, s))
+
+
+FIO = (
+    "fio --name=t --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --group_reporting"
+    " --minimal %s --runtime=%d"
+)
+
+
+def fio(t, guest, words, seconds):
+    """What fio measures: read KiB/s, read IOPS, write KiB/s, write IOPS."""
+    status, said = guest.shell(FIO % (words, seconds), seconds + 120)
+    t.ok(status == 0, "fio: " + said)
+    line = re.search(r"^3;fio-.*", said, re.M)
+    t.ok(line, "fio says " + said)
+    f = line.group(0).split(";")
+    return float(f[6]), float(f[7]), float(f[47]), float(f[48])
+
+
+def near(t, what, got, want, percent=5):
+    t.note("%s %.1f, wanted %.1f (%+.1f %%)" % (what, got, want, 100 * (got - want) / want))
+    t.ok(abs(got - want) <= want * percent / 100, "%s: %.1f, wanted %.1f" % (what, got, want))
+
+
+NONE = dict(bps=0, bps_rd=0, bps_wr=0, iops=0, iops_rd=0, iops_wr=0)
+
+
+@case("throttling: what fio measures in the guest, changed live", ci=False)
+def throttling(t):
+    path = disk.make(t, "fio", "--with", "fio")
+    data, other = controllers.images(t, "throttle", "throttle-2")
+    options = disk.options(t, path) + [
+        "-drive", "if=none,id=d,format=raw,file=%s,iops=100" % data,
+        "-device", "virtio-blk-pci,drive=d,id=vd",
+        "-drive", "if=none,id=e,format=raw,file=" + other,
+        "-device", "virtio-blk-pci,drive=e,id=ve",
+    ]  # fmt: skip
+
+    def limit(name="d", **what):
+        guest.qmp("block_set_io_throttle", **{"device": name, **NONE, **what})
+
+    with Guest(options, tty=True, qmp=True) as guest:
+        guest.login(600)
+        guest.shell("dmesg -n 1; systemctl is-system-running --wait", 300)
+        t.note(disk.host_load())
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 20)
+        near(t, "100 IOPS, random reads", r[1], 100)
+        ins = controllers.block(guest, "d")["inserted"]
+        t.ok(ins["iops"] == 100 and ins["group"] == "d", "query-block: %s" % ins)
+
+        limit(bps=10 << 20)
+        r = fio(t, guest, "--rw=write --bs=128k --iodepth=8", 20)
+        near(t, "10 MiB/s, writes of 128 KiB", r[2] * 1024, 10 << 20)
+        r = fio(t, guest, "--rw=randrw --bs=4k --iodepth=16", 20)
+        near(t, "10 MiB/s, reads and writes of 4 KiB", (r[0] + r[2]) * 1024, 10 << 20)
+
+        limit(iops_rd=100, iops_wr=50)
+        r = fio(t, guest, "--rw=randrw --rwmixread=50 --bs=4k --iodepth=32", 20)
+        near(t, "writes at 50 IOPS beside reads", r[3], 50)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=4", 20)
+        near(t, "reads alone at 100 IOPS", r[1], 100)
+
+        # 1000 requests at once, then 100 a second: 2000 in 10 s
+        limit(iops=100, iops_max=1000)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 10)
+        near(t, "burst of 1000, then 100 IOPS", r[1] * 10, 2000)
+        # 300 a second for 10 seconds, then 100
+        limit(iops=100, iops_max=300, iops_max_length=10)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 8)
+        near(t, "300 IOPS while the burst lasts", r[1], 300)
+        guest.shell("sleep 35", 60)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 35)
+        # the bucket of 3000 fills at 200 a second more than it leaks: in 15 s
+        near(t, "300 IOPS for 15 s, then 100", r[1] * 35, 300 * 15 + 100 * 20)
+
+        # each request of 64 KiB counts as 16 of 4 KiB
+        limit(iops=160, iops_size=4096)
+        r = fio(t, guest, "--rw=randread --bs=64k --iodepth=4", 20)
+        near(t, "requests counted by size", r[1], 10)
+
+        # changed while fio runs: 10 s at 100, 10 s at 300
+        limit(iops=100)
+        guest.send("(" + FIO % ("--rw=randread --bs=4k --iodepth=8", 20) + ") >/tmp/live\n")
+        time.sleep(0.5)
+        before = [s for s in guest.qmp("query-blockstats") if s["device"] == "d"][0]["stats"]
+        began = time.monotonic()
+        time.sleep(9)
+        middle = [s for s in guest.qmp("query-blockstats") if s["device"] == "d"][0]["stats"]
+        took = time.monotonic() - began
+        near(t, "before the change", (middle["rd_operations"] - before["rd_operations"]) / took, 100)
+        limit(iops=300)
+        began = time.monotonic()
+        time.sleep(8)
+        end = [s for s in guest.qmp("query-blockstats") if s["device"] == "d"][0]["stats"]
+        took = time.monotonic() - began
+        near(t, "after it", (end["rd_operations"] - middle["rd_operations"]) / took, 300)
+        guest.shell("wait; sleep 4", 60)
+
+        # two disks in one group
+        limit("d", iops=200, group="g")
+        limit("e", iops=200, group="g")
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=8 --name=u --filename=/dev/vdc", 20)
+        near(t, "two disks of a group together", r[1], 200)
+
+        limit("d")
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=8", 5)
+        t.note("without limits %.0f IOPS" % r[1])
+        t.ok(r[1] > 1000, "without limits %.0f IOPS" % r[1])
+        refused(t, guest, "block_set_io_throttle", "total", device="d", **{**NONE, "bps": 1, "bps_rd": 1})
+        t.note(disk.host_load())
+        disk.no_trouble(t, guest)
+        disk.power_off(t, guest, "poweroff")
