@@ -127,6 +127,18 @@ def debian_nvme(t):
     )  # fmt: skip
 
 
+@case("virtio-scsi: Debian, and trimming", ci=False)
+def debian_virtio_scsi(t):
+    boots_from(
+        t,
+        ["-device", "virtio-scsi-pci,id=scsi0",
+         "-drive", "file=DISK,if=none,id=d,format=raw,discard=unmap",
+         "-device", "scsi-hd,drive=d,bus=scsi0.0,scsi-id=1,lun=2,serial=S-1,bootindex=1"],
+        then=["ls /dev/sda1", "fstrim -v /", "grep -q sda1 /proc/mounts || readlink /dev/root",
+              "[ -e /dev/disk/by-id/scsi-0POSADA_POSADA_HARDDISK_S-1 ]"],
+    )  # fmt: skip
+
+
 # ---- Debian's kernel with the drivers that its cloud kernel has not ----
 
 INIT = r"""#!/bin/busybox sh
@@ -278,6 +290,27 @@ def linux_nvme(t):
          "-drive", "if=none,id=b,format=raw,file=" + b,
          "-device", "nvme,drive=b,serial=B,logical_block_size=4096,max_ioqpairs=1"],
     )  # fmt: skip
+
+
+@case("virtio-scsi: Linux, three disks and a CD-ROM", ci=False)
+def linux_virtio_scsi(t):
+    a, b, d = images(t, "vscsi-a", "vscsi-b", "vscsi-d")
+    iso = rescue("grub-rescue-cdrom.iso")
+    text = drivers(
+        t, "vscsi", ["virtio_pci", "virtio_scsi", "sd_mod", "sr_mod"], ["sda", "sdb", "sdc"],
+        ["-device", "virtio-scsi-pci,id=scsi0,num_queues=2",
+         "-drive", "if=none,id=a,format=raw,file=" + a,
+         "-device", "scsi-hd,drive=a,bus=scsi0.0,scsi-id=0",
+         "-drive", "if=none,id=b,format=raw,file=" + b,
+         "-device", "scsi-hd,drive=b,bus=scsi0.0,scsi-id=0,lun=300,logical_block_size=4096,"
+         "physical_block_size=4096",
+         "-drive", "if=none,id=d,format=raw,file=" + d,
+         "-device", "scsi-hd,drive=d,bus=scsi0.0,scsi-id=200,write-cache=off",
+         "-drive", "if=none,id=c,media=cdrom,file=" + iso,
+         "-device", "scsi-cd,drive=c,bus=scsi0.0,scsi-id=5"], CD_CHECK,
+    )  # fmt: skip
+    t.ok("Write cache: disabled" in text and "4096-byte logical" in text, "the disks are others")
+    cd_check(t, text, iso)
 
 
 @case("floppy: Linux", ci=False)

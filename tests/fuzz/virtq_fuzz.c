@@ -35,7 +35,7 @@ static u64 take(struct input *in, unsigned n)
     return val;
 }
 
-enum { KINDS = 5, RINGS = VT_RINGS, QSIZE = 16 };
+enum { KINDS = 6, RINGS = VT_RINGS, QSIZE = 16 };
 
 static struct net *net;
 static struct image *image;
@@ -62,7 +62,7 @@ static void device_new(struct vtest *t, unsigned kind)
 {
     static const struct dev_type *const types[KINDS] = {
         &virtio_rng_pci_type,    &virtio_blk_pci_type,     &virtio_net_pci_type,
-        &virtio_serial_pci_type, &virtio_balloon_pci_type,
+        &virtio_serial_pci_type, &virtio_balloon_pci_type, &virtio_scsi_pci_type,
     };
 
     vtest_begin(t, types[kind], VT_MODERN);

@@ -59,8 +59,9 @@ struct prop {
     }
 
 /* DEV_VIRTIO_PORT: a port of the virtio-serial device, which it finds by itself.
- * DEV_IDE: a disk on a controller's IDE bus; DEV_FLOPPY: a drive at the floppy controller. */
-enum dev_kind { DEV_SYSBUS, DEV_ISA, DEV_PCI, DEV_VIRTIO_PORT, DEV_IDE, DEV_FLOPPY };
+ * DEV_IDE: a disk on a controller's IDE bus; DEV_SCSI: on a SCSI bus; DEV_FLOPPY: a drive at
+ * the floppy controller. */
+enum dev_kind { DEV_SYSBUS, DEV_ISA, DEV_PCI, DEV_VIRTIO_PORT, DEV_IDE, DEV_SCSI, DEV_FLOPPY };
 enum { DEV_IRQS_MAX = 32 };
 
 struct dev_type {

@@ -107,6 +107,7 @@ struct vm {
     GPtrArray *monitors;  /* monitor/'s own */
     GPtrArray *drives;    /* struct drive *: dev/drive.c */
     GPtrArray *ide_buses; /* struct ide_bus *: dev/ide/unit.c */
+    GPtrArray *scsi_buses; /* struct scsi_bus *: dev/scsi/bus.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
     void (*tray_moved)(struct vm *, const char *drive, const char *dev, bool open);
     /* A request to a drive has failed; the same. did: what came of it. */

@@ -16,6 +16,7 @@
 #include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pc/uart.h"
 #include "vmm/dev/pci/i440fx.h"
+#include "vmm/dev/scsi/scsi.h"
 #include "vmm/dev/virtio/types.h"
 
 const struct dev_type *const dev_types[] = {
@@ -50,6 +51,9 @@ const struct dev_type *const dev_types[] = {
     &i440fx_type,
     &piix3_type,
     &piix4_pm_type,
+    /* scsi/ */
+    &scsi_cd_type,
+    &scsi_hd_type,
     /* virtio/ */
     &virtconsole_type,
     &virtio_balloon_device_type,
@@ -60,6 +64,8 @@ const struct dev_type *const dev_types[] = {
     &virtio_net_pci_type,
     &virtio_rng_device_type,
     &virtio_rng_pci_type,
+    &virtio_scsi_device_type,
+    &virtio_scsi_pci_type,
     &virtio_serial_device_type,
     &virtio_serial_pci_type,
     &virtserialport_type,

@@ -5,7 +5,8 @@
  * Its table covers each byte of its registers; save, load, save gives the same bytes; each
  * bounded field refuses what is above its bound; mangled streams are refused or loaded, and
  * what was loaded can be used, saved and reset; random guest accesses do no harm.  Of types
- * that need more of a board than a PCI bus, a disk and a netdev, only the tables are looked at.
+ * that need more of a board than a PCI bus, a SCSI bus, a disk and a netdev, only the tables
+ * are looked at.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 #include "net/net.h"
 #include "vmm/core/bench.h"
 #include "vmm/dev/pci/pci.h"
+#include "vmm/dev/scsi/scsi.h"
+#include "vmm/dev/virtio/types.h"
 
 enum { PORT = 0x1000, NOISE_ROUNDS = 300, ACCESSES = 3000 };
 
@@ -63,6 +66,11 @@ struct rig {
 
 static void rig_free(struct rig *r)
 {
+    if (!r->b.dev->realized)
+        dev_free(r->b.dev);
+    r->b.dev = NULL;
+    vm_free_devs(r->b.vm);
+    drive_free_all(r->b.vm); /* after the devices, before the vm */
     bench_free(&r->b);
     image_close(r->image);
     net_free(r->net);
@@ -93,7 +101,9 @@ static void outfit(struct rig *r)
             EXPECT(dev_set(d, "serial", "S-1", NULL));
         if (p->kind != PROP_PTR)
             continue;
-        if (!strcmp(p->name, "drive"))
+        if (!g_strcmp0(p->link, "medium"))
+            what = drive_new(r->b.vm, "drive", some_disk(), false);
+        else if (!strcmp(p->name, "drive"))
             what = r->image = some_disk();
         else if (!strcmp(p->name, "netdev"))
             what = r->net = net_new("none,id=n0", NULL);
@@ -119,6 +129,11 @@ static bool rig_make(const struct dev_type *t, struct rig *r, bool tell)
 
         ok = dev_realize(host, &error) && pci_place(r->b.dev, pci_host_bus(host), -1, &error);
         r->pci = pci_dev_of(r->b.dev);
+    }
+    if (t->kind == DEV_SCSI) {
+        struct dev *host = dev_new(r->b.vm, &virtio_scsi_device_type, "host");
+
+        ok = dev_realize(host, &error) && scsi_place(r->b.dev, NULL, &error);
     }
     if (ok && bench_realize(&r->b, &error))
         return true;

@@ -18,6 +18,7 @@
 #include "vmm/dev/pc/fw_cfg.h"
 #include "vmm/dev/pc/rtc.h"
 #include "vmm/dev/pci/pci.h"
+#include "vmm/dev/scsi/scsi.h"
 #include "vmm/machine/acpi.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/smbios.h"
@@ -257,6 +258,7 @@ static char *boot_path(struct dev *d, u32 *ret_index)
 {
     const struct ide_unit *u = ide_unit_of(d);
     const struct pci_dev *p = pci_dev_of(d);
+    const struct scsi_unit *unit = scsi_unit_of(d);
     unsigned floppy;
 
     if (fdc_of_floppy(d, &floppy, ret_index))
@@ -266,6 +268,12 @@ static char *boot_path(struct dev *d, u32 *ret_index)
 
         *ret_index = u->bootindex;
         return g_strdup_printf("%s/drive@%x/disk@%x", host, u->bus->index, u->nr);
+    }
+    if (unit) {
+        g_autofree char *host = pci_path(pci_dev_of(unit->bus->host), "scsi");
+
+        *ret_index = unit->bootindex;
+        return g_strdup_printf("%s/channel@0/disk@%x,%x", host, unit->target, unit->lun);
     }
     if (!p || p->pt->fixed)
         return NULL;

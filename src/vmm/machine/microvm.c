@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "vmm/dev/pc/acpi_pm.h"
 #include "vmm/dev/pc/intc.h"
+#include "vmm/dev/scsi/scsi.h"
 #include "vmm/dev/virtio/virtio.h"
 #include "vmm/machine/board.h"
 
@@ -52,6 +53,8 @@ static bool microvm_build(struct machine *m, GError **error)
 
 static bool microvm_place(struct machine *m, struct dev *d, const char *bus, GError **error)
 {
+    if (d->type->kind == DEV_SCSI)
+        return scsi_place(d, bus, error);
     if (bus && d->type->kind != DEV_VIRTIO_PORT)
         return fail(error, ERR_NOT_FOUND, "%s: there is no bus '%s'", d->type->name, bus);
     if (!machine_is_mmio(d->type))

@@ -23,6 +23,7 @@
 #include "vmm/dev/pc/intc.h"
 #include "vmm/dev/pc/misc.h"
 #include "vmm/dev/pci/i440fx.h"
+#include "vmm/dev/scsi/scsi.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/pci_setup.h"
 
@@ -188,6 +189,8 @@ static bool pc_place(struct machine *m, struct dev *d, const char *bus, GError *
 {
     if (d->type->kind == DEV_IDE)
         return ide_place(d, bus, error);
+    if (d->type->kind == DEV_SCSI)
+        return scsi_place(d, bus, error);
     if (d->type->kind != DEV_PCI)
         return true; /* ISA devices know their ports */
     if (bus && strcmp(bus, "pci.0") != 0 && strcmp(bus, "pci") != 0)

@@ -15,6 +15,8 @@
 #include <string.h>
 
 #include "vmm/dev/ide/ide.h"
+#include "vmm/dev/scsi/bytes.h"
+#include "vmm/dev/scsi/mmc.h"
 
 enum {
     TEST_UNIT_READY = 0x00,
@@ -49,27 +51,7 @@ enum {
     ASC_REMOVAL_PREVENTED = 0x53,
     ASC_TRACK_MODE = 0x64,
 };
-enum { EVENT_NONE, EVENT_EJECT_REQUEST, EVENT_NEW_MEDIUM, EVENT_REMOVAL };
-enum { RAW_SECTOR = 2352, CD_SECTORS_MAX = 80 * 60 * 75, DATA_TRACK = 0x14 };
-
-static u32 get16(const u8 *p)
-{
-    return (u32)p[0] << 8 | p[1];
-}
-static u32 get32(const u8 *p)
-{
-    return get16(p) << 16 | get16(p + 2);
-}
-static void put16(u8 *p, u32 v)
-{
-    p[0] = (u8)(v >> 8);
-    p[1] = (u8)v;
-}
-static void put32(u8 *p, u32 v)
-{
-    put16(p, v >> 16);
-    put16(p + 2, v);
-}
+enum { RAW_SECTOR = 2352 };
 
 static bool medium_there(const struct ide_unit *u)
 {
@@ -180,14 +162,6 @@ static void read_begin(struct ide_unit *u, u32 lba, u32 n, bool raw)
     read_next(u);
 }
 
-static void put_msf(u8 *p, u32 lba)
-{
-    lba += 150;
-    p[0] = (u8)(lba / 75 / 60);
-    p[1] = (u8)(lba / 75 % 60);
-    p[2] = (u8)(lba % 75);
-}
-
 static u8 bcd(u8 v)
 {
     return (u8)(v / 10 << 4 | v % 10);
@@ -202,7 +176,7 @@ static void expand(u8 *buf, u32 lba, u32 n)
         memmove(s + 16, buf + n * ATA_CD_SECTOR, ATA_CD_SECTOR);
         memset(s, 0xff, 12);
         s[0] = s[11] = 0;
-        put_msf(msf, lba + n);
+        mmc_put_msf(msf, lba + n);
         for (int i = 0; i < 3; i++)
             s[12 + i] = bcd(msf[i]);
         s[15] = 1;
@@ -243,19 +217,25 @@ void atapi_next(struct ide_unit *u)
 
 static void read_cd(struct ide_unit *u, const u8 *c)
 {
-    u32 n = (u32)c[6] << 16 | get16(c + 7);
-    u8 type = c[1] >> 2 & 7, what = c[9] & 0xf8;
+    u32 lba, n;
 
-    if (type == 1)
-        failed(u, ILLEGAL_REQUEST, ASC_TRACK_MODE, 0);
-    else if (!n || !what)
+    switch (mmc_read_cd(c, &lba, &n)) {
+    case MMC_READ_NOTHING:
         done(u);
-    else if (what == 0x10 && !(c[10] & 7))
-        read_begin(u, get32(c + 2), n, false);
-    else if (what == 0xf8 && !(c[10] & 7))
-        read_begin(u, get32(c + 2), n, true);
-    else
+        break;
+    case MMC_READ_DATA:
+        read_begin(u, lba, n, false);
+        break;
+    case MMC_READ_RAW:
+        read_begin(u, lba, n, true);
+        break;
+    case MMC_READ_AUDIO:
+        failed(u, ILLEGAL_REQUEST, ASC_TRACK_MODE, 0);
+        break;
+    case MMC_READ_BAD:
         failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
+        break;
+    }
 }
 
 /* ---- what the drive says -------------------------------------------------------------------
@@ -305,7 +285,7 @@ static void inquiry(struct ide_unit *u, const u8 *c)
     ata_put_string(b + 8, "POSADA", 8);
     ata_put_string(b + 16, u->model, 16);
     ata_put_string(b + 32, u->version, 4);
-    reply(u, 36, get16(c + 3));
+    reply(u, 36, get_be16(c + 3));
 }
 
 static void request_sense(struct ide_unit *u, const u8 *c)
@@ -328,159 +308,28 @@ static void request_sense(struct ide_unit *u, const u8 *c)
     reply(u, 18, c[4]);
 }
 
-static void read_toc(struct ide_unit *u, const u8 *c)
+static struct mmc_drive drive_of(const struct ide_unit *u)
 {
-    u8 *b = u->r.buf, format = c[2] & 15;
-    bool msf = c[1] & 2;
-    u32 n = 4, end = cd_sectors(u);
-
-    if (!format)
-        format = c[9] >> 6;
-    memset(b, 0, 64);
-    b[2] = b[3] = 1;
-    if (format == 0) {
-        if (c[6] > 1 && c[6] != 0xaa) {
-            failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
-            return;
-        }
-        for (u32 i = c[6] == 0xaa; i < 2; i++, n += 8) {
-            b[n + 1] = DATA_TRACK;
-            b[n + 2] = i ? 0xaa : 1;
-            if (msf)
-                put_msf(b + n + 5, i ? end : 0);
-            else
-                put32(b + n + 4, i ? end : 0);
-        }
-    } else if (format == 1) {
-        b[5] = DATA_TRACK;
-        b[6] = 1;
-        if (msf)
-            put_msf(b + 9, 0);
-        n = 12;
-    } else if (format == 2) {
-        static const u8 points[] = { 0xa0, 0xa1, 0xa2, 1 };
-
-        for (u32 i = 0; i < 4; i++, n += 11) {
-            b[n] = 1;
-            b[n + 1] = DATA_TRACK;
-            b[n + 3] = points[i];
-            if (i < 2)
-                b[n + 8] = 1; /* first, last track */
-            else
-                put_msf(b + n + 8, i == 2 ? end : 0);
-        }
-    } else {
-        failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
-        return;
-    }
-    put16(b, n - 2);
-    reply(u, n, get16(c + 7));
+    return (struct mmc_drive){ .sectors = cd_sectors(u),
+                               .there = medium_there(u),
+                               .tray_open = u->r.tray_open,
+                               .locked = u->r.locked,
+                               .atapi = true };
 }
 
-static void get_configuration(struct ide_unit *u, const u8 *c)
+/* An answer of n bytes in buf; none: it was not asked rightly. */
+static void answer(struct ide_unit *u, u32 n, u32 room)
 {
-    static const u8 features[] = {
-        0x00, 0x00, 0x03, 8, 0,    0x10, 0, 0, 0, 0x08, 0, 0, /* profiles: DVD-ROM, CD-ROM */
-        0x00, 0x01, 0x0b, 8, 0,    0,    0, 2, 1, 0,    0, 0, /* core: ATAPI */
-        0x00, 0x02, 0x07, 4, 1,    0,    0, 0,                /* morphing: events */
-        0x00, 0x03, 0x0b, 4, 0x29, 0,    0, 0,                /* removable: tray, eject, lock */
-        0x00, 0x10, 0x01, 8, 0,    0,    8, 0, 0, 1,    0, 0, /* random readable: 2048 */
-        0x00, 0x1e, 0x09, 4, 0,    0,    0, 0,                /* CD read */
-        0x00, 0x1f, 0x01, 0,                                  /* DVD read */
-        0x01, 0x00, 0x03, 0,                                  /* power management */
-        0x01, 0x05, 0x07, 4, 0,    0,    0, 0,                /* timeout */
-    };
-    u8 *b = u->r.buf, rt = c[1] & 3;
-    u32 n = 8, from = get16(c + 2);
-    u32 profile = !medium_there(u) ? 0 : cd_sectors(u) > CD_SECTORS_MAX ? 0x10 : 0x08;
-
-    if (rt == 3) {
+    if (n)
+        reply(u, n, room);
+    else
         failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
-        return;
-    }
-    memset(b, 0, 8);
-    for (u32 at = 0; at < sizeof features; at += 4u + features[at + 3]) {
-        u32 code = get16(features + at), len = 4u + features[at + 3];
-        bool current = code != 0x10 && code != 0x1e && code != 0x1f;
-
-        current |= profile && code == 0x10;
-        current |= profile == 0x08 && code == 0x1e;
-        current |= profile == 0x10 && code == 0x1f;
-        if ((rt == 2 ? code != from : code < from) || (rt == 1 && !current))
-            continue;
-        memcpy(b + n, features + at, len);
-        b[n + 2] = (u8)((b[n + 2] & ~1) | current);
-        if (code == 0) { /* which of the profiles is in force */
-            b[n + 6] = profile == 0x10;
-            b[n + 10] = profile == 0x08;
-        }
-        n += len;
-    }
-    put32(b, n - 4);
-    put16(b + 6, profile);
-    reply(u, n, get16(c + 7));
-}
-
-static void get_event_status(struct ide_unit *u, const u8 *c)
-{
-    struct ide_unit_regs *r = &u->r;
-    u8 *b = r->buf;
-
-    if (!(c[1] & 1)) { /* asynchronous notification */
-        failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
-        return;
-    }
-    memset(b, 0, 8);
-    b[3] = 0x10; /* there is the class of media events */
-    if (!(c[4] & 0x10)) {
-        b[1] = 2;
-        b[2] = 0x80;
-        reply(u, 4, get16(c + 7));
-        return;
-    }
-    b[1] = 6;
-    b[2] = 4;
-    b[4] = r->event;
-    b[5] = (u8)(r->tray_open | medium_there(u) << 1);
-    if (get16(c + 7) > 4)
-        r->event = EVENT_NONE;
-    reply(u, 8, get16(c + 7));
-}
-
-static u32 page_put(u8 *to, u8 page, const struct ide_unit *u, bool changeable)
-{
-    u32 n = 0;
-
-    if (page == 0x01) {
-        n = 8;
-        memset(to, 0, n);
-        to[3] = 5; /* retries */
-    } else if (page == 0x0e) {
-        n = 16;
-        memset(to, 0, n);
-        to[2] = 4;
-    } else if (page == 0x2a) {
-        n = 22;
-        memset(to, 0, n);
-        to[2] = 0x08;                          /* reads DVD-ROM */
-        to[4] = 0x70;                          /* mode 2 form 1 and 2, multisession */
-        to[6] = (u8)(0x29 | u->r.locked << 1); /* tray, eject, lock */
-        put16(to + 8, 706);
-        put16(to + 12, 512);
-        put16(to + 14, 706);
-    }
-    if (n && changeable)
-        memset(to, 0, n);
-    if (n) {
-        to[0] = page;
-        to[1] = (u8)(n - 2);
-    }
-    return n;
 }
 
 static void mode_sense(struct ide_unit *u, const u8 *c)
 {
     static const u8 pages[] = { 0x01, 0x0e, 0x2a };
+    const struct mmc_drive d = drive_of(u);
     u8 *b = u->r.buf, page = c[2] & 0x3f, control = c[2] >> 6;
     u32 n = 8;
 
@@ -491,14 +340,10 @@ static void mode_sense(struct ide_unit *u, const u8 *c)
     memset(b, 0, 8);
     for (u32 i = 0; i < ARRAY_LEN(pages); i++)
         if (page == pages[i] || page == 0x3f)
-            n += page_put(b + n, pages[i], u, control == 1);
-    if (n == 8) {
-        failed(u, ILLEGAL_REQUEST, ASC_FIELD, 0);
-        return;
-    }
-    put16(b, n - 2);
-    b[2] = u->r.tray_open ? 0x71 : medium_there(u) ? 0x01 : 0x70;
-    reply(u, n, get16(c + 7));
+            n += mmc_mode_page(&d, pages[i], control == 1, b + n);
+    put_be16(b, n - 2);
+    b[2] = mmc_medium_type(&d);
+    answer(u, n == 8 ? 0 : n, get_be16(c + 7));
 }
 
 static void start_stop(struct ide_unit *u, const u8 *c)
@@ -526,6 +371,7 @@ static void start_stop(struct ide_unit *u, const u8 *c)
 
 static void command(struct ide_unit *u, const u8 *c)
 {
+    const struct mmc_drive d = drive_of(u);
     u8 *b = u->r.buf;
 
     switch (c[0]) {
@@ -547,21 +393,21 @@ static void command(struct ide_unit *u, const u8 *c)
         done(u);
         break;
     case READ_CAPACITY:
-        put32(b, cd_sectors(u) - 1);
-        put32(b + 4, ATA_CD_SECTOR);
+        put_be32(b, cd_sectors(u) - 1);
+        put_be32(b + 4, ATA_CD_SECTOR);
         reply(u, 8, 8);
         break;
     case READ_10:
-        read_begin(u, get32(c + 2), get16(c + 7), false);
+        read_begin(u, get_be32(c + 2), get_be16(c + 7), false);
         break;
     case READ_12:
-        read_begin(u, get32(c + 2), get32(c + 6), false);
+        read_begin(u, get_be32(c + 2), get_be32(c + 6), false);
         break;
     case READ_CD:
         read_cd(u, c);
         break;
     case SEEK_10:
-        if (get32(c + 2) < cd_sectors(u))
+        if (get_be32(c + 2) < cd_sectors(u))
             done(u);
         else
             failed(u, ILLEGAL_REQUEST, ASC_RANGE, 0);
@@ -569,32 +415,25 @@ static void command(struct ide_unit *u, const u8 *c)
     case READ_SUBCHANNEL:
         memset(b, 0, 4);
         b[1] = 0x15; /* nothing plays */
-        reply(u, 4, get16(c + 7));
+        reply(u, 4, get_be16(c + 7));
         break;
     case READ_TOC:
-        read_toc(u, c);
+        answer(u, mmc_read_toc(&d, c, b), get_be16(c + 7));
         break;
     case GET_CONFIGURATION:
-        get_configuration(u, c);
+        answer(u, mmc_get_configuration(&d, c, b), get_be16(c + 7));
         break;
     case GET_EVENT_STATUS:
-        get_event_status(u, c);
+        answer(u, mmc_get_event_status(&d, c, &u->r.event, b), get_be16(c + 7));
         break;
     case READ_DISC_INFORMATION:
-        memset(b, 0, 34);
-        b[1] = 32;
-        b[2] = 0x0e; /* complete */
-        b[3] = b[4] = b[5] = b[6] = 1;
-        b[7] = 0x20;
-        reply(u, 34, get16(c + 7));
+        reply(u, mmc_disc_information(b), get_be16(c + 7));
         break;
     case MODE_SENSE_10:
         mode_sense(u, c);
         break;
     case MECHANISM_STATUS:
-        memset(b, 0, 8);
-        b[1] = u->r.tray_open ? 0x10 : 0;
-        reply(u, 8, get16(c + 8));
+        reply(u, mmc_mechanism_status(&d, b), get_be16(c + 8));
         break;
     default:
         failed(u, ILLEGAL_REQUEST, ASC_OPCODE, 0);
@@ -652,7 +491,7 @@ void atapi_reset(struct ide_unit *u, bool soft)
         return;
     r->attention = ASC_POWER_ON;
     r->locked = false;
-    r->event = EVENT_NONE;
+    r->event = MMC_EVENT_NONE;
 }
 
 /* ---- the medium ----------------------------------------------------------------------------
@@ -670,7 +509,7 @@ static bool op_locked(void *opaque)
 
 static void op_asked(void *opaque)
 {
-    ((struct ide_unit *)opaque)->r.event = EVENT_EJECT_REQUEST;
+    ((struct ide_unit *)opaque)->r.event = MMC_EVENT_EJECT_REQUEST;
 }
 
 static void op_changed(void *opaque)
@@ -679,7 +518,7 @@ static void op_changed(void *opaque)
 
     if (u->r.tray_open)
         return;
-    u->r.event = u->drive->image ? EVENT_NEW_MEDIUM : EVENT_REMOVAL;
+    u->r.event = u->drive->image ? MMC_EVENT_NEW_MEDIUM : MMC_EVENT_REMOVAL;
     u->r.attention = ASC_MEDIUM_CHANGED;
 }
 
@@ -689,7 +528,7 @@ static void op_set_tray(void *opaque, bool open)
 
     u->r.tray_open = open;
     if (open) {
-        u->r.event = EVENT_REMOVAL;
+        u->r.event = MMC_EVENT_REMOVAL;
         u->r.locked = false;
     } else if (u->drive->image) {
         op_changed(u);

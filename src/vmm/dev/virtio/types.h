@@ -6,6 +6,7 @@
 
 extern const struct dev_type virtio_blk_pci_type, virtio_blk_device_type;
 extern const struct dev_type virtio_net_pci_type, virtio_net_device_type;
+extern const struct dev_type virtio_scsi_pci_type, virtio_scsi_device_type;
 extern const struct dev_type virtio_rng_pci_type, virtio_rng_device_type;
 extern const struct dev_type virtio_serial_pci_type, virtio_serial_device_type;
 extern const struct dev_type virtconsole_type, virtserialport_type;
