@@ -74,3 +74,15 @@ void cursor_get(struct cursor *c, void *to, size_t n)
         n -= len;
     }
 }
+
+bool cursor_is_zero(const struct cursor *c, size_t n)
+{
+    for (int i = 0; n; i++) {
+        size_t len = MIN(n, c->v[i].iov_len);
+
+        if (!node_is_zero(c->v[i].iov_base, len))
+            return false;
+        n -= len;
+    }
+    return true;
+}

@@ -218,6 +218,10 @@ struct node *node_open_dict(struct dict *d, const struct open_how *given, GError
         goto out;
     }
     common_options(d, &how);
+    static const char *const detects[] = { "off", "on", "unmap", NULL };
+    int detect = dict_enum(d, "detect-zeroes", detects, IMAGE_DETECT_OFF);
+    if (detect == IMAGE_DETECT_UNMAP && !how.discard)
+        dict_refuse(d, "detect-zeroes=unmap needs discard=unmap");
     if (!drv || drv->kind != PROTOCOL) {
         const char *key = drv && drv->child ? drv->child : "file";
         struct dict *child = dict_take(d, key);
@@ -242,6 +246,8 @@ struct node *node_open_dict(struct dict *d, const struct open_how *given, GError
         }
     }
     n = node_open_over(drv, d, file, &how, error);
+    if (n)
+        n->detect_zeroes = (enum image_detect_zeroes)detect;
 out:
     dict_free(d);
     return n;

@@ -47,6 +47,12 @@ static u64 now_ns(void)
 /* --- threads --------------------------------------------------------------------------------
  */
 
+/* After what has changed the image and returned r. */
+static int wrote(struct image *img, int r)
+{
+    return r || !img->writethrough ? r : node_flush(img->node);
+}
+
 static int carry_out(struct image *img, struct request *q)
 {
     struct node *n = img->node;
@@ -66,13 +72,13 @@ static int carry_out(struct image *img, struct request *q)
         return node_read(n, q->at, q->len, &c);
     case OP_WRITE:
         r = node_write(n, q->at, q->len, &c);
-        return r || !q->flag ? r : node_flush(n);
+        return r || !(q->flag || img->writethrough) ? r : node_flush(n);
     case OP_FLUSH:
         return img->read_only ? 0 : node_flush(n);
     case OP_DISCARD:
         return node_discard(n, q->at, q->len);
     case OP_ZERO:
-        return node_zero(n, q->at, q->len, q->flag);
+        return wrote(img, node_zero(n, q->at, q->len, q->flag));
     }
     return -ENOSYS;
 }
@@ -486,7 +492,7 @@ int image_write_now(struct image *img, u64 at, const void *from, size_t n)
 {
     if (img->read_only)
         return -EROFS;
-    return inside(img, at, n) ? node_pwrite(img->node, at, from, n) : -EINVAL;
+    return inside(img, at, n) ? wrote(img, node_pwrite(img->node, at, from, n)) : -EINVAL;
 }
 
 int image_write_compressed_now(struct image *img, u64 at, const void *from, size_t n)
@@ -498,15 +504,17 @@ int image_write_compressed_now(struct image *img, u64 at, const void *from, size
         return -EROFS;
     if (!img->node->drv->write_compressed)
         return -ENOTSUP;
-    return inside(img, at, n) ? img->node->drv->write_compressed(img->node, at, n, &c)
-                              : -EINVAL;
+    return inside(img, at, n)
+               ? wrote(img, img->node->drv->write_compressed(img->node, at, n, &c))
+               : -EINVAL;
 }
 
 int image_zero_now(struct image *img, u64 at, u64 len, bool may_unmap)
 {
     if (img->read_only)
         return -EROFS;
-    return inside(img, at, len) ? node_zero(img->node, at, len, may_unmap) : -EINVAL;
+    return inside(img, at, len) ? wrote(img, node_zero(img->node, at, len, may_unmap))
+                                : -EINVAL;
 }
 
 int image_discard_now(struct image *img, u64 at, u64 len)
@@ -598,6 +606,9 @@ static struct image *image_of(struct node *n, const struct image_options *o, GEr
     struct image *img = g_new0(struct image, 1);
     img->node = n;
     img->read_only = o->read_only || (n->read_only && !o->snapshot);
+    img->writethrough = o->cache == IMAGE_WRITETHROUGH || o->cache == IMAGE_DIRECTSYNC;
+    if (o->detect_zeroes)
+        n->detect_zeroes = o->detect_zeroes;
     img->last = &img->first;
     throttle_member_init(&img->throttle, go);
     pthread_mutex_init(&img->lock, NULL);
@@ -674,4 +685,36 @@ const char *image_path(const struct image *img)
 const char *image_node_name(const struct image *img)
 {
     return img->node->name;
+}
+
+bool image_writethrough(const struct image *img)
+{
+    return img->writethrough;
+}
+
+enum image_detect_zeroes image_detect_zeroes(const struct image *img)
+{
+    return img->node->detect_zeroes;
+}
+
+static const char *const detects[] = {
+    [IMAGE_DETECT_OFF] = "off",
+    [IMAGE_DETECT_ZERO] = "on",
+    [IMAGE_DETECT_UNMAP] = "unmap",
+};
+
+const char *image_detect_zeroes_text(enum image_detect_zeroes d)
+{
+    return detects[d];
+}
+
+bool image_detect_zeroes_from_text(const char *text, enum image_detect_zeroes *ret)
+{
+    for (u32 i = 0; i < ARRAY_LEN(detects); i++) {
+        if (strcmp(text, detects[i]) == 0) {
+            *ret = (enum image_detect_zeroes)i;
+            return true;
+        }
+    }
+    return false;
 }

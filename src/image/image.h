@@ -28,12 +28,16 @@ enum image_cache {
     IMAGE_DIRECTSYNC,
     IMAGE_UNSAFE
 };
+/* What becomes of writes of nothing but zeroes: ZERO makes write-zeroes of them, UNMAP ones
+ * that may also free the space. */
+enum image_detect_zeroes { IMAGE_DETECT_OFF, IMAGE_DETECT_ZERO, IMAGE_DETECT_UNMAP };
 struct image_options {
     const char *format; /* NULL: probe */
     bool read_only;
     bool snapshot; /* writes go to a temporary overlay and are forgotten */
     enum image_cache cache;
     bool discard;
+    enum image_detect_zeroes detect_zeroes;
     /* What follows is for tools. */
     bool no_backing;           /* this layer only */
     bool no_io;                /* headers only: what they refer to may be missing */
@@ -58,6 +62,12 @@ void image_close(struct image *); /* waits for requests under way, flushes */
 int image_finish(struct image *);
 u64 image_size(const struct image *);
 bool image_read_only(const struct image *);
+/* cache=writethrough and directsync: what has been written is durable, tables of the format
+ * included, as after a flush. */
+bool image_writethrough(const struct image *);
+enum image_detect_zeroes image_detect_zeroes(const struct image *);
+bool image_detect_zeroes_from_text(const char *text, enum image_detect_zeroes *ret);
+const char *image_detect_zeroes_text(enum image_detect_zeroes);
 const char *image_path(const struct image *);
 const char *image_format(const struct image *);
 const char *image_node_name(const struct image *); /* NULL: it has none */

@@ -368,10 +368,103 @@ TEST(image_many_at_once)
     EXPECT_EQ(completed, 257);
 }
 
+/* What lies on disk while the writer has not flushed. */
+static u8 byte_on_disk(const char *path, u64 at)
+{
+    struct image *img =
+        open_with(path, (struct image_options){ .read_only = true, .force_share = true });
+    u8 b = 0xff;
+
+    EXPECT_EQ(image_read_now(img, at, &b, 1), 0);
+    image_close(img);
+    return b;
+}
+
+TEST(cache_modes_of_a_format)
+{
+    static const struct {
+        enum image_cache cache;
+        bool at_once; /* the tables are on disk without a flush */
+    } cases[] = {
+        { IMAGE_WRITEBACK, false },   { IMAGE_UNSAFE, false },    { IMAGE_NONE, false },
+        { IMAGE_WRITETHROUGH, true }, { IMAGE_DIRECTSYNC, true },
+    };
+    u8 data[512];
+
+    memset(data, 0x77, sizeof data);
+    for (u32 i = 0; i < ARRAY_LEN(cases); i++) {
+        const char *path = image_make("modes.qcow2", "", 0, 0);
+        struct image_options o = { .format = "qcow2", .cache = cases[i].cache };
+        EXPECT(image_create(path, "qcow2", 16 << 20, dict_new(), false, NULL, NULL));
+        struct image *img = image_open(path, &o, NULL);
+        bool direct = o.cache == IMAGE_NONE || o.cache == IMAGE_DIRECTSYNC;
+
+        EXPECT(img || direct); /* not all file systems have direct I/O */
+        if (!img)
+            continue;
+        EXPECT_EQ(image_writethrough(img), cases[i].at_once);
+        EXPECT_EQ(wr(img, 1 << 20, data, sizeof data), 0);
+        EXPECT_EQ(byte_on_disk(path, 1 << 20), cases[i].at_once ? 0x77 : 0);
+        EXPECT_EQ(image_write_now(img, 5 << 20, data, sizeof data), 0);
+        EXPECT_EQ(byte_on_disk(path, 5 << 20), cases[i].at_once ? 0x77 : 0);
+        if (cases[i].at_once) {
+            EXPECT_EQ(image_zero_now(img, 5 << 20, 65536, true), 0);
+            EXPECT_EQ(byte_on_disk(path, 5 << 20), 0);
+            EXPECT_EQ(SYNC(image_write_zeroes, img, 1 << 20, 65536, false), 0);
+            EXPECT_EQ(byte_on_disk(path, 1 << 20), 0);
+        }
+        EXPECT_EQ(flush(img), 0);
+        EXPECT_EQ(byte_on_disk(path, 1 << 20), cases[i].at_once ? 0 : 0x77);
+        image_close(img);
+    }
+}
+
+static u64 blocks_of(const char *path)
+{
+    struct stat st = { 0 };
+
+    EXPECT_EQ(stat(path, &st), 0);
+    return (u64)st.st_blocks;
+}
+
+TEST(zeroes_are_detected)
+{
+    static const enum image_detect_zeroes how[] = { IMAGE_DETECT_OFF, IMAGE_DETECT_ZERO,
+                                                    IMAGE_DETECT_UNMAP };
+    g_autofree u8 *data = g_malloc(1 << 20), *zeroes = g_malloc0(1 << 20);
+
+    memset(data, 1, 1 << 20);
+    for (u32 i = 0; i < ARRAY_LEN(how); i++) {
+        const char *path = image_make("zeroes", data, 1 << 20, 1 << 20);
+        struct image_options o = { .format = "raw", .discard = true, .detect_zeroes = how[i] };
+        struct image *img = open_with(path, o);
+        u8 back = 0xff;
+
+        EXPECT_EQ(image_detect_zeroes(img), how[i]);
+        zeroes[1 << 19] = 1; /* not all of it: nothing happens */
+        EXPECT_EQ(wr(img, 0, zeroes, 1 << 20), 0);
+        EXPECT(blocks_of(path) >= 2048);
+        EXPECT_EQ(image_read_now(img, 1 << 19, &back, 1), 0);
+        EXPECT_EQ(back, 1);
+        zeroes[1 << 19] = 0;
+        EXPECT_EQ(wr(img, 0, zeroes, 1 << 20), 0);
+        EXPECT_EQ(flush(img), 0);
+        EXPECT_EQ(blocks_of(path) < 2048, how[i] == IMAGE_DETECT_UNMAP);
+        EXPECT_EQ(image_read_now(img, 1 << 19, &back, 1), 0);
+        EXPECT_EQ(back, 0);
+        image_close(img);
+    }
+    g_autoptr(GError) error = NULL;
+    g_autofree char *text = g_strdup_printf("driver=raw,detect-zeroes=unmap,file.filename=%s",
+                                            image_make("zeroes", "x", 1, 512));
+    EXPECT(!image_open_dict(dict_from_text(text, NULL, NULL), NULL, &error));
+    EXPECT(error && strstr(error->message, "discard=unmap"));
+}
+
 TEST(zz_clean_up)
 {
-    static const char *const names[] = { "raw",   "small", "base",  "locked",
-                                         "q.img", "opts",  "empty", "many" };
+    static const char *const names[] = { "raw",  "small", "base", "locked",      "q.img",
+                                         "opts", "empty", "many", "modes.qcow2", "zeroes" };
 
     for (u32 i = 0; i < ARRAY_LEN(names); i++) {
         g_autofree char *p = g_build_filename(dir, names[i], NULL);

@@ -11,6 +11,7 @@ struct request;
 struct image {
     struct node *node;
     bool read_only;
+    bool writethrough;
     pthread_mutex_t lock; /* all below */
     pthread_cond_t work, idle;
     struct request *first, **last;

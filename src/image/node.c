@@ -50,6 +50,12 @@ int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
         return -EINVAL;
     if (!len)
         return 0;
+    if (n->detect_zeroes && cursor_is_zero(c, len)) {
+        int z = node_zero(n, at, len, n->detect_zeroes == IMAGE_DETECT_UNMAP);
+        if (!z)
+            cursor_advance(c, len);
+        return z;
+    }
     int r = n->drv->write(n, at, len, c);
     if (!r)
         wrote(n, at + len);

@@ -40,6 +40,7 @@ void cursor_advance(struct cursor *, size_t n);
 void cursor_zero(struct cursor *, size_t n); /* fills with zeroes, and advances */
 void cursor_put(struct cursor *, const void *from, size_t n); /* copies in, and advances */
 void cursor_get(struct cursor *, void *to, size_t n);         /* copies out, and advances */
+bool cursor_is_zero(const struct cursor *, size_t n);         /* nothing else in the next n */
 /* The next pieces, at most max bytes and `room` pieces; returns how many. */
 int cursor_peek(const struct cursor *, size_t max, struct iovec *to, int room);
 
@@ -162,6 +163,7 @@ struct node {
     _Atomic u64 size;    /* bytes; formats: a multiple of 512 */
     _Atomic u64 highest; /* byte after the last one written */
     bool read_only;
+    enum image_detect_zeroes detect_zeroes;
     bool discard; /* discards are wanted; else node_discard() does nothing */
     u32 cluster;  /* bytes of a cluster, 0: the format has none */
     struct node *file, *backing, *data_file; /* references of ours */

@@ -29,6 +29,34 @@ static bool set_cache(struct image_options *o, const char *cache, GError **error
     return true;
 }
 
+static bool set_detect(struct image_options *o, const char *v, GError **error)
+{
+    if (!image_detect_zeroes_from_text(v, &o->detect_zeroes))
+        return fail(error, ERR_ARGUMENT, "detect-zeroes is off, on or unmap, not '%s'", v);
+    return o->detect_zeroes != IMAGE_DETECT_UNMAP || o->discard ||
+           fail(error, ERR_ARGUMENT, "detect-zeroes=unmap needs discard=unmap");
+}
+
+/* cache.direct=, cache.no-flush=, cache.writeback=: what cache= is made of. */
+static bool take_cache(GPtrArray *kv, struct image_options *o, GError **error)
+{
+    bool direct = o->cache == IMAGE_NONE || o->cache == IMAGE_DIRECTSYNC;
+    bool writeback = o->cache != IMAGE_WRITETHROUGH && o->cache != IMAGE_DIRECTSYNC;
+    bool no_flush = o->cache == IMAGE_UNSAFE;
+
+    if (!value_take_bool(kv, "cache.direct", &direct, error) ||
+        !value_take_bool(kv, "cache.writeback", &writeback, error) ||
+        !value_take_bool(kv, "cache.no-flush", &no_flush, error))
+        return false;
+    if (no_flush && (direct || !writeback))
+        return fail(error, ERR_UNSUPPORTED,
+                    "cache.no-flush=on goes with cache.direct=off,cache.writeback=on");
+    o->cache = no_flush    ? IMAGE_UNSAFE
+               : writeback ? (direct ? IMAGE_NONE : IMAGE_WRITEBACK)
+                           : (direct ? IMAGE_DIRECTSYNC : IMAGE_WRITETHROUGH);
+    return true;
+}
+
 static bool set_discard(struct image_options *o, const char *v, GError **error)
 {
     if (strcmp(v, "unmap") == 0 || strcmp(v, "on") == 0)
@@ -101,6 +129,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *media = opts_take(kv, "media");
     g_autofree char *cache = opts_take(kv, "cache");
     g_autofree char *discard = opts_take(kv, "discard");
+    g_autofree char *detect = opts_take(kv, "detect-zeroes");
     g_autofree char *aio = opts_take(kv, "aio");
     g_autofree char *ro = opts_take(kv, "read-only");
     g_autofree char *id = opts_take(kv, "id");
@@ -138,7 +167,11 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         return false;
     if (cache && !set_cache(&d->options, cache, error))
         return false;
+    if (!take_cache(kv, &d->options, error))
+        return false;
     if (discard && !set_discard(&d->options, discard, error))
+        return false;
+    if (detect && !set_detect(&d->options, detect, error))
         return false;
     if (ro && !value_bool("read-only", ro, &d->options.read_only, error))
         return false;

@@ -196,6 +196,16 @@ TEST(drives)
     EXPECT_EQ(limits->limits.limit[IMAGE_BPS].avg, 7);
     EXPECT_EQ(limits->limits.limit[IMAGE_BPS].max, 9);
     options_free(o);
+    o = good("-drive file=a,if=none,cache.direct=on,cache.writeback=off,discard=unmap,"
+             "detect-zeroes=unmap -drive file=b,if=none,cache=none,cache.direct=off");
+    d = o->machine->drives->pdata[0];
+    EXPECT_EQ(d->options.cache, IMAGE_DIRECTSYNC);
+    EXPECT_EQ(d->options.detect_zeroes, IMAGE_DETECT_UNMAP);
+    d = o->machine->drives->pdata[1];
+    EXPECT_EQ(d->options.cache, IMAGE_WRITEBACK);
+    options_free(o);
+    bad("-drive file=a,if=none,detect-zeroes=unmap",
+        "-drive: detect-zeroes=unmap needs discard=unmap");
     bad("-drive file=a,if=none,rerror=enospc",
         "-drive: rerror is report, ignore or stop, not 'enospc'");
     bad("-drive file=a,if=none,bps=1,bps_rd=1",

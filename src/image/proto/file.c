@@ -27,7 +27,7 @@ struct file {
     struct node node;
     int fd, direct_fd; /* direct_fd: -1 without O_DIRECT */
     bool block_dev;
-    bool sync_writes, no_flush;
+    bool no_flush;
     bool no_holes; /* the file system cannot say where holes are */
 };
 
@@ -114,7 +114,7 @@ static int file_write(struct node *n, u64 at, u64 len, struct cursor *c)
         len -= (u64)r;
     }
     grown(f, at);
-    return f->sync_writes ? file_flush(n) : 0;
+    return 0;
 }
 
 static bool try_fallocate(const struct file *f, int mode, u64 at, u64 len)
@@ -138,11 +138,11 @@ static int file_zero(struct node *n, u64 at, u64 len, bool may_unmap)
             return -ENOTSUP;
         grown(f, at + len); /* what is new reads as zeroes */
         if (at >= size && may_unmap)
-            return f->sync_writes ? file_flush(n) : 0;
+            return 0;
     }
     if ((may_unmap && try_fallocate(f, FALLOC_FL_PUNCH_HOLE, at, len)) ||
         try_fallocate(f, FALLOC_FL_ZERO_RANGE, at, len))
-        return f->sync_writes ? file_flush(n) : 0;
+        return 0;
     return -ENOTSUP;
 }
 
@@ -235,7 +235,6 @@ static bool file_open(struct node *n, struct dict *o, const struct open_how *how
     f->fd = f->direct_fd = -1;
     dict_str(
         o, "aio"); /* threads carry all requests; io_uring and native mean the same to users */
-    f->sync_writes = how->cache == IMAGE_WRITETHROUGH || how->cache == IMAGE_DIRECTSYNC;
     f->no_flush = how->cache == IMAGE_UNSAFE;
     u32 does = PERM_READ | (how->write ? PERM_WRITE | PERM_RESIZE : 0);
     u32 denies = how->force_share || how->share_rw ? 0 : PERM_WRITE | PERM_RESIZE;

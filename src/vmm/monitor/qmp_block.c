@@ -71,7 +71,7 @@ static void put_inserted(struct json_out *o, const struct drive *d)
     json_put_str(o, "drv", image_format(i));
     json_put_int(o, "backing_file_depth", image_has_backing(i));
     json_put_bool(o, "encrypted", false);
-    json_put_str(o, "detect_zeroes", "off");
+    json_put_str(o, "detect_zeroes", image_detect_zeroes_text(image_detect_zeroes(i)));
     put_limits(o, d->image);
     json_key(o, "image");
     json_open(o, '{');

@@ -932,7 +932,7 @@ void ata_reset(struct ide_unit *u, bool soft)
         r->device = 0;
         r->multiple = r->transfer_mode = 0;
         r->smart = true;
-        r->write_cache = u->write_cache_prop;
+        r->write_cache = u->write_cache_prop && (u->cd || !image_writethrough(u->drive->image));
         r->heads = (u8)u->default_heads;
         r->sectors = (u8)u->default_sectors;
     }

@@ -890,7 +890,7 @@ static void disabled(struct nvme *s)
     memset(s->r.cq, 0, sizeof s->r.cq);
     s->r.events = 0;
     s->r.csts = 0;
-    s->r.write_cache = s->write_cache;
+    s->r.write_cache = s->write_cache && !image_writethrough(s->image);
     pin_update(s);
 }
 

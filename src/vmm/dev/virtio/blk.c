@@ -397,7 +397,7 @@ static void blk_reset(struct virtio *v)
     struct vblk *s = vblk_of(v);
 
     blk_drain(v);
-    s->r.writeback = s->write_cache;
+    s->r.writeback = s->write_cache && !image_writethrough(s->image);
 }
 
 static void blk_pause(struct virtio *v, bool paused)
