@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 #include "base/error.h"
-#include "image/node.h"
+#include "image/graph_impl.h"
 
 const struct driver *driver_find(const char *name)
 {
@@ -65,6 +65,9 @@ struct node *node_ref(struct node *n)
 
 static void node_free(struct node *n)
 {
+    if (n->graph)
+        graph_forget_node(n->graph, n);
+    node_bitmaps_free(n);
     node_unref(n->backing);
     node_unref(n->data_file);
     node_unref(n->file);
@@ -72,6 +75,7 @@ static void node_free(struct node *n)
     g_free(n->filename);
     g_free(n->backing_name);
     g_free(n->backing_format);
+    dict_free(n->opened_with);
     g_free(n);
 }
 
@@ -167,6 +171,21 @@ static struct node *open_protocol(struct dict *d, const struct open_how *how, GE
     return node_open_dict(d, how, error);
 }
 
+/* What only the driver takes, to open it once more. */
+static struct dict *own_options(const struct dict *d)
+{
+    static const char *const common[] = { "driver",         "node-name",     "read-only",
+                                          "auto-read-only", "force-share",   "discard",
+                                          "cache.direct",   "cache.no-flush" };
+    struct dict *own = dict_copy(d);
+
+    for (u32 i = 0; i < ARRAY_LEN(common); i++)
+        dict_remove(own, common[i]);
+    dict_free(dict_take(own, "backing"));
+    dict_remove(own, "backing");
+    return own;
+}
+
 struct node *node_open_over(const struct driver *drv, struct dict *d, struct node *file,
                             const struct open_how *how, GError **error)
 {
@@ -175,6 +194,14 @@ struct node *node_open_over(const struct driver *drv, struct dict *d, struct nod
 
     n->file = file;
     n->name = g_strdup(name);
+    n->cache = how->cache;
+    n->opened_rw = how->write;
+    if (how->graph)
+        n->opened_with = own_options(d);
+    if (how->graph && name && !graph_name_ok(how->graph, name, error)) {
+        node_free(n);
+        return NULL;
+    }
     n->read_only = !how->write || !drv->write;
     n->discard = how->discard;
     n->filename = g_strdup(file ? file->filename : dict_peek(d, "filename"));
@@ -197,6 +224,13 @@ struct node *node_open_over(const struct driver *drv, struct dict *d, struct nod
         node_unref(n);
         return NULL;
     }
+    /* A child of it may have taken the name meanwhile. */
+    if (how->graph && name && !graph_name_ok(how->graph, name, error)) {
+        node_unref(n);
+        return NULL;
+    }
+    if (how->graph)
+        graph_add_node(how->graph, n);
     return n;
 }
 
@@ -227,6 +261,15 @@ struct node *node_open_dict(struct dict *d, const struct open_how *given, GError
         struct dict *child = dict_take(d, key);
         const char *path = child ? NULL : dict_str(d, key);
 
+        if (path && how.graph && graph_find_node(how.graph, path)) {
+            file = graph_refer(how.graph, path, how.write, error);
+            if (!file || (!drv && !(drv = probe_node(file, error)))) {
+                node_unref(file);
+                goto out;
+            }
+            n = node_open_over(drv, d, file, &how, error);
+            goto out;
+        }
         if (!child && !path)
             path = dict_str(d, "filename");
         if (!child && path) {
@@ -253,8 +296,7 @@ out:
     return n;
 }
 
-struct node *node_open_name(const char *name, const char *format, const struct open_how *how,
-                            GError **error)
+struct dict *node_name_options(const char *name, const char *format, GError **error)
 {
     struct dict *d;
 
@@ -273,7 +315,15 @@ struct node *node_open_name(const char *name, const char *format, const struct o
     }
     if (format && !dict_has(d, "driver"))
         dict_set(d, "driver", format);
-    return node_open_dict(d, how, error);
+    return d;
+}
+
+struct node *node_open_name(const char *name, const char *format, const struct open_how *how,
+                            GError **error)
+{
+    struct dict *d = node_name_options(name, format, error);
+
+    return d ? node_open_dict(d, how, error) : NULL;
 }
 
 struct node *node_open_file(const char *name, const struct open_how *how, GError **error)
@@ -313,6 +363,8 @@ bool node_open_backing(struct node *n, struct dict *o, const struct open_how *ho
     if (d &&
         (dict_has(d, "driver") || dict_has(d, "filename") || dict_has(d, "file.filename"))) {
         n->backing = node_open_dict(d, &below, error);
+    } else if (given && how->graph && graph_find_node(how->graph, given)) {
+        n->backing = graph_refer(how->graph, given, false, error);
     } else {
         g_autofree char *full =
             given ? g_strdup(given)

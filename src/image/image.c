@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "image/graph_impl.h"
 #include "image/inside.h"
 
 enum { THREADS_MAX = 8, ASLEEP_MAX = 256, IDLE_SECONDS = 10 };
@@ -161,7 +162,7 @@ static struct request *take(struct image *img)
 
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += IDLE_SECONDS;
-    while (!img->first) {
+    while (!img->first || img->paused) {
         if (img->closing)
             return NULL;
         img->waiting++;
@@ -169,13 +170,55 @@ static struct request *take(struct image *img)
         img->waiting--;
         if (r == ETIMEDOUT && !img->first)
             return NULL;
+        if (r == ETIMEDOUT)
+            until.tv_sec += IDLE_SECONDS;
     }
 
     struct request *q = img->first;
     img->first = q->next;
     if (!img->first)
         img->last = &img->first;
+    img->active++;
     return q;
+}
+
+struct node *image_enter(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    while (img->paused)
+        pthread_cond_wait(&img->idle, &img->lock);
+    img->active++;
+    struct node *n = img->node;
+    pthread_mutex_unlock(&img->lock);
+    return n;
+}
+
+void image_leave(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    img->active--;
+    if (img->paused)
+        pthread_cond_broadcast(&img->idle);
+    pthread_mutex_unlock(&img->lock);
+}
+
+void image_pause(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    img->paused++;
+    while (img->active)
+        pthread_cond_wait(&img->idle, &img->lock);
+    pthread_mutex_unlock(&img->lock);
+}
+
+void image_resume(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    if (!--img->paused) {
+        pthread_cond_broadcast(&img->work);
+        pthread_cond_broadcast(&img->idle);
+    }
+    pthread_mutex_unlock(&img->lock);
 }
 
 static __thread struct image *working_for;
@@ -190,7 +233,9 @@ static void *worker(void *opaque)
     pthread_mutex_lock(&img->lock);
     while ((q = take(img))) {
         pthread_mutex_unlock(&img->lock);
-        bool done = complete(img, q, carry_out(img, q));
+        int r = carry_out(img, q);
+        image_leave(img);
+        bool done = complete(img, q, r);
         pthread_mutex_lock(&img->lock);
         if (done && --img->pending == img->n_held)
             pthread_cond_broadcast(&img->idle);
@@ -277,12 +322,13 @@ static void submit(struct image *img, enum op op, u64 at, u64 len, const struct 
     }
     q->n = n;
     q->len = op == OP_READ || op == OP_WRITE ? sum : len;
-    if (q->len > img->node->size || at > img->node->size - q->len)
-        q->bad = true;
     q->began = now_ns();
     q->limit.bytes = q->len;
 
     pthread_mutex_lock(&img->lock);
+    u64 size = img->node->size;
+    if (q->len > size || at > size - q->len)
+        q->bad = true;
     img->pending++;
     pthread_mutex_unlock(&img->lock);
     bool limited = img->throttle.on && (op == OP_READ || op == OP_WRITE || op == OP_ZERO);
@@ -478,64 +524,84 @@ bool image_get_layer(const struct image *img, u32 depth, struct image_layer *ret
 /* --- on the caller's thread ------------------------------------------------------------------
  */
 
-static bool inside(const struct image *img, u64 at, u64 len)
+static bool inside(const struct node *n, u64 at, u64 len)
 {
-    return len <= img->node->size && at <= img->node->size - len;
+    return len <= n->size && at <= n->size - len;
 }
 
 int image_read_now(struct image *img, u64 at, void *to, size_t n)
 {
-    return inside(img, at, n) ? node_pread(img->node, at, to, n) : -EINVAL;
+    struct node *node = image_enter(img);
+    int r = inside(node, at, n) ? node_pread(node, at, to, n) : -EINVAL;
+
+    image_leave(img);
+    return r;
 }
 
 int image_write_now(struct image *img, u64 at, const void *from, size_t n)
 {
     if (img->read_only)
         return -EROFS;
-    return inside(img, at, n) ? wrote(img, node_pwrite(img->node, at, from, n)) : -EINVAL;
+    struct node *node = image_enter(img);
+    int r = inside(node, at, n) ? wrote(img, node_pwrite(node, at, from, n)) : -EINVAL;
+    image_leave(img);
+    return r;
 }
 
 int image_write_compressed_now(struct image *img, u64 at, const void *from, size_t n)
 {
     struct iovec v = { (void *)from, n };
     struct cursor c = { &v, 1 };
+    int r;
 
     if (img->read_only)
         return -EROFS;
-    if (!img->node->drv->write_compressed)
-        return -ENOTSUP;
-    return inside(img, at, n)
-               ? wrote(img, img->node->drv->write_compressed(img->node, at, n, &c))
-               : -EINVAL;
+    struct node *node = image_enter(img);
+    if (!node->drv->write_compressed)
+        r = -ENOTSUP;
+    else if (!inside(node, at, n))
+        r = -EINVAL;
+    else
+        r = wrote(img, node->drv->write_compressed(node, at, n, &c));
+    image_leave(img);
+    return r;
 }
 
 int image_zero_now(struct image *img, u64 at, u64 len, bool may_unmap)
 {
     if (img->read_only)
         return -EROFS;
-    return inside(img, at, len) ? wrote(img, node_zero(img->node, at, len, may_unmap))
-                                : -EINVAL;
+    struct node *node = image_enter(img);
+    int r = inside(node, at, len) ? wrote(img, node_zero(node, at, len, may_unmap)) : -EINVAL;
+    image_leave(img);
+    return r;
 }
 
 int image_discard_now(struct image *img, u64 at, u64 len)
 {
     if (img->read_only)
         return -EROFS;
-    return inside(img, at, len) ? node_discard(img->node, at, len) : -EINVAL;
+    struct node *node = image_enter(img);
+    int r = inside(node, at, len) ? node_discard(node, at, len) : -EINVAL;
+    image_leave(img);
+    return r;
 }
 
 int image_flush_now(struct image *img)
 {
-    return img->read_only ? 0 : node_flush(img->node);
+    if (img->read_only)
+        return 0;
+    int r = node_flush(image_enter(img));
+    image_leave(img);
+    return r;
 }
 
-int image_status_now(struct image *img, u64 at, u64 len, u32 layers, struct image_extent *ret)
+int node_chain_status(struct node *n, u64 at, u64 len, u32 layers, struct image_extent *ret)
 {
-    struct node *n = img->node;
     struct extent e = { 0 };
     u32 depth = 0;
 
-    if (!inside(img, at, len))
+    if (!inside(n, at, len))
         return -EINVAL;
     for (;; depth++) {
         int r = node_status(n, at, len, &e);
@@ -566,6 +632,14 @@ int image_status_now(struct image *img, u64 at, u64 len, u32 layers, struct imag
     return 0;
 }
 
+int image_status_now(struct image *img, u64 at, u64 len, u32 layers, struct image_extent *ret)
+{
+    int r = node_chain_status(image_enter(img), at, len, layers, ret);
+
+    image_leave(img);
+    return r;
+}
+
 /* --- opening --------------------------------------------------------------------------------
  */
 
@@ -580,13 +654,34 @@ static struct open_how how_of(const struct image_options *o)
         .share_rw = o->share_rw,
         .discard = o->discard,
         .cache = o->cache,
+        .graph = o->graph,
     };
+}
+
+struct image *image_over(struct node *n, struct graph *graph, bool read_only)
+{
+    struct image *img = g_new0(struct image, 1);
+    pthread_condattr_t attr;
+
+    img->node = n;
+    img->graph = graph;
+    img->read_only = read_only;
+    img->writethrough = n->cache == IMAGE_WRITETHROUGH || n->cache == IMAGE_DIRECTSYNC;
+    img->last = &img->first;
+    throttle_member_init(&img->throttle, go);
+    pthread_mutex_init(&img->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&img->work, &attr);
+    pthread_cond_init(&img->idle, NULL);
+    pthread_condattr_destroy(&attr);
+    if (graph)
+        graph_add_image(graph, img);
+    return img;
 }
 
 static struct image *image_of(struct node *n, const struct image_options *o, GError **error)
 {
-    pthread_condattr_t attr;
-
     if (n && o->load_snapshot && n->drv->snapshots && n->drv->snapshots->load) {
         if (!n->drv->snapshots->load(n, o->load_snapshot, error)) {
             node_unref(n);
@@ -598,25 +693,18 @@ static struct image *image_of(struct node *n, const struct image_options *o, GEr
         node_unref(n);
         n = NULL;
     }
-    if (n && o->snapshot && !o->read_only)
+    if (n && o->snapshot && !o->read_only) {
         n = overlay_open(n, error);
+        if (n && o->graph)
+            graph_add_node(o->graph, n);
+    }
     if (!n)
         return NULL;
-
-    struct image *img = g_new0(struct image, 1);
-    img->node = n;
-    img->read_only = o->read_only || (n->read_only && !o->snapshot);
-    img->writethrough = o->cache == IMAGE_WRITETHROUGH || o->cache == IMAGE_DIRECTSYNC;
     if (o->detect_zeroes)
         n->detect_zeroes = o->detect_zeroes;
-    img->last = &img->first;
-    throttle_member_init(&img->throttle, go);
-    pthread_mutex_init(&img->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&img->work, &attr);
-    pthread_cond_init(&img->idle, NULL);
-    pthread_condattr_destroy(&attr);
+    bool read_only = o->read_only || (n->read_only && !o->snapshot);
+    struct image *img = image_over(n, o->graph, read_only);
+    img->writethrough = o->cache == IMAGE_WRITETHROUGH || o->cache == IMAGE_DIRECTSYNC;
     return img;
 }
 
@@ -629,8 +717,10 @@ struct image *image_open(const char *path, const struct image_options *o, GError
         fail(error, ERR_ARGUMENT, "Unknown driver '%s'", o->format);
         return NULL;
     }
-    return image_of(node_open_name(path, o ? o->format : NULL, &how, error), o ? o : &none,
-                    error);
+    struct dict *d = node_name_options(path, o ? o->format : NULL, error);
+    if (d && o && o->node_name)
+        dict_set(d, "node-name", o->node_name);
+    return d ? image_of(node_open_dict(d, &how, error), o ? o : &none, error) : NULL;
 }
 
 struct image *image_open_dict(struct dict *d, const struct image_options *o, GError **error)
@@ -654,6 +744,8 @@ int image_finish(struct image *img)
     pthread_mutex_unlock(&img->lock);
     throttle_join(&img->throttle, NULL);
     int r = image_flush_now(img);
+    if (img->graph)
+        graph_remove_image(img->graph, img);
     node_unref(img->node);
     pthread_cond_destroy(&img->work);
     pthread_cond_destroy(&img->idle);
@@ -669,7 +761,18 @@ void image_close(struct image *img)
 
 u64 image_size(const struct image *img)
 {
-    return img->node->size;
+    pthread_mutex_t *lock = (pthread_mutex_t *)&img->lock;
+
+    pthread_mutex_lock(lock);
+    u64 size = img->node->size;
+    pthread_mutex_unlock(lock);
+    return size;
+}
+
+void image_on_resize(struct image *img, image_resized *fn, void *opaque)
+{
+    img->resized = fn;
+    img->resized_opaque = opaque;
 }
 
 bool image_read_only(const struct image *img)

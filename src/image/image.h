@@ -18,6 +18,7 @@
 #include "image/dict.h"
 
 struct image;
+struct graph; /* graph.h */
 
 /* --- opening --- */
 
@@ -38,6 +39,8 @@ struct image_options {
     enum image_cache cache;
     bool discard;
     enum image_detect_zeroes detect_zeroes;
+    const char *node_name; /* with a graph; NULL: one is made up */
+    struct graph *graph;   /* where nodes, jobs and doors know each other; NULL: nowhere */
     /* What follows is for tools. */
     bool no_backing;           /* this layer only */
     bool no_io;                /* headers only: what they refer to may be missing */
@@ -61,6 +64,9 @@ void image_close(struct image *); /* waits for requests under way, flushes */
 /* The same, saying whether the last flush went well: 0 or -errno. */
 int image_finish(struct image *);
 u64 image_size(const struct image *);
+/* Called on the main thread after the image has got another size. */
+typedef void image_resized(void *opaque);
+void image_on_resize(struct image *, image_resized *, void *opaque);
 bool image_read_only(const struct image *);
 /* cache=writethrough and directsync: what has been written is durable, tables of the format
  * included, as after a flush. */

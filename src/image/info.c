@@ -86,10 +86,9 @@ static bool actual_size(struct node *n, u64 *sum)
     return n->file && actual_size(n->file, sum);
 }
 
-struct image_info *image_get_info(struct image *img)
+struct image_info *node_get_info(struct node *n)
 {
     struct image_info *i = g_new0(struct image_info, 1);
-    struct node *n = img->node;
 
     i->filename = g_strdup(n->filename);
     i->format = g_strdup(n->drv->name);
@@ -107,6 +106,11 @@ struct image_info *image_get_info(struct image *img)
         i->snapshots = n->drv->snapshots->list(n);
     }
     return i;
+}
+
+struct image_info *image_get_info(struct image *img)
+{
+    return node_get_info(img->node);
 }
 
 const char *image_format(const struct image *img)

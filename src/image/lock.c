@@ -135,3 +135,13 @@ bool lock_file(int fd, const char *path, u32 does, u32 denies, GError **error)
     }
     return true;
 }
+
+void lock_drop(int fd, u32 does, u32 denies)
+{
+    for (u32 p = 0; p < P_COUNT; p++) {
+        if (does & BIT(p))
+            lock_byte(fd, F_OFD_SETLK, F_UNLCK, DOES + (off_t)p, NULL);
+        if (denies & BIT(p))
+            lock_byte(fd, F_OFD_SETLK, F_UNLCK, DENIES + (off_t)p, NULL);
+    }
+}

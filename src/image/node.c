@@ -40,8 +40,43 @@ static void wrote(struct node *n, u64 end)
         ;
 }
 
+/* --- those who watch for changes ------------------------------------------------------------
+ */
+
+static bool tapped(const struct node *n)
+{
+    return n->taps[TAP_BITMAPS] || n->taps[TAP_JOB];
+}
+
+static void taps_after(struct node *n, u64 at, u64 len, struct range range[TAPS], int count)
+{
+    while (count-- > 0) {
+        if (n->taps[count])
+            n->taps[count]->after(n->taps[count], at, len, &range[count]);
+    }
+}
+
+static int taps_before(struct node *n, u64 at, u64 len, struct range range[TAPS])
+{
+    for (int i = 0; i < TAPS; i++) {
+        struct tap *t = n->taps[i];
+        int r = t && t->before ? t->before(t, at, len, &range[i]) : 0;
+
+        if (r) {
+            taps_after(n, at, len, range, i);
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* --- changing -------------------------------------------------------------------------------
+ */
+
 int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
 {
+    struct range range[TAPS];
+
     if (n->read_only)
         return -EROFS;
     if (!n->drv->write)
@@ -56,9 +91,15 @@ int node_write(struct node *n, u64 at, u64 len, struct cursor *c)
             cursor_advance(c, len);
         return z;
     }
-    int r = n->drv->write(n, at, len, c);
+    bool told = tapped(n);
+    int r = told ? taps_before(n, at, len, range) : 0;
+    if (r)
+        return r;
+    r = n->drv->write(n, at, len, c);
     if (!r)
         wrote(n, at + len);
+    if (told)
+        taps_after(n, at, len, range, TAPS);
     return r;
 }
 
@@ -95,11 +136,18 @@ int node_zero(struct node *n, u64 at, u64 len, bool may_unmap)
         return -EINVAL;
     if (!len)
         return 0;
-    int r = n->drv->zero ? n->drv->zero(n, at, len, may_unmap) : -ENOTSUP;
+    struct range range[TAPS];
+    bool told = tapped(n);
+    int r = told ? taps_before(n, at, len, range) : 0;
+    if (r)
+        return r;
+    r = n->drv->zero ? n->drv->zero(n, at, len, may_unmap) : -ENOTSUP;
     if (r == -ENOTSUP)
         r = write_zeroes(n, at, len);
     if (!r)
         wrote(n, at + len);
+    if (told)
+        taps_after(n, at, len, range, TAPS);
     return r;
 }
 
@@ -109,7 +157,17 @@ int node_discard(struct node *n, u64 at, u64 len)
         return -EROFS;
     if (!fits(n, at, len))
         return -EINVAL;
-    return len && n->discard && n->drv->discard ? n->drv->discard(n, at, len) : 0;
+    if (!len || !n->discard || !n->drv->discard)
+        return 0;
+    struct range range[TAPS];
+    bool told = tapped(n);
+    int r = told ? taps_before(n, at, len, range) : 0;
+    if (r)
+        return r;
+    r = n->drv->discard(n, at, len);
+    if (told)
+        taps_after(n, at, len, range, TAPS);
+    return r;
 }
 
 int node_flush(struct node *n)

@@ -30,6 +30,10 @@
 #include "base/types.h"
 #include "image/dict.h"
 #include "image/image.h"
+#include "image/ranges.h"
+
+struct graph;
+struct job;
 
 /* What is left of a request's buffer; the array is the request's own copy and is used up. */
 struct cursor {
@@ -54,7 +58,8 @@ struct open_how {
     bool share_rw;    /* others may write too */
     bool discard;     /* discards reach the bottom */
     enum image_cache cache;
-    u32 depth; /* of the backing chain and of children, bounded */
+    u32 depth;           /* of the backing chain and of children, bounded */
+    struct graph *graph; /* enters what is opened, and resolves node names; or NULL */
 };
 
 enum {
@@ -143,6 +148,8 @@ struct driver {
     /* Bytes that an image of `size` with `data` bytes written takes. */
     bool (*measure)(u64 size, u64 data, struct dict *, struct image_measure *ret, GError **);
     const struct snapshot_ops *snapshots;
+    /* Protocols: writing comes or goes while it is open, and with it the locks. */
+    bool (*set_writable)(struct node *, bool writable, GError **);
 };
 
 struct snapshot_ops {
@@ -154,6 +161,19 @@ struct snapshot_ops {
     /* Reads give the snapshot's bytes from now on; the node is read-only. */
     bool (*load)(struct node *, const char *id, GError **);
 };
+
+/*
+ * Told of each change to a node's bytes, on the thread that makes it.  Taps come and go only
+ * while no request is under way (graph_pause()).  `range` is the change's own, for the tap to
+ * keep others out with between before() and after().
+ */
+struct tap {
+    /* Nothing has changed yet. Not 0: refuses the request with this -errno. */
+    int (*before)(struct tap *, u64 at, u64 len, struct range *range); /* may be NULL */
+    /* If before() did not refuse; the request may have failed. */
+    void (*after)(struct tap *, u64 at, u64 len, struct range *range);
+};
+enum { TAP_BITMAPS, TAP_JOB, TAPS };
 
 struct node {
     const struct driver *drv;
@@ -168,6 +188,14 @@ struct node {
     u32 cluster;  /* bytes of a cluster, 0: the format has none */
     struct node *file, *backing, *data_file; /* references of ours */
     char *backing_name, *backing_format;     /* from the header */
+    /* What follows is for nodes of a graph (graph.h). */
+    struct graph *graph;      /* NULL: none */
+    struct tap *taps[TAPS];   /* NULL: nobody there */
+    struct job *job;          /* whose it is for now, or NULL */
+    struct dict *opened_with; /* the driver's own options */
+    enum image_cache cache;
+    bool monitor;   /* blockdev-add holds a reference */
+    bool opened_rw; /* the driver is ready for writing, whatever read_only says */
 };
 
 /* --- graph.c --- */
@@ -185,6 +213,8 @@ struct node *node_open_over(const struct driver *, struct dict *d, struct node *
 /* A name as people write it: a path, PROTOCOL:rest, json:{...}.  format NULL: probed. */
 struct node *node_open_name(const char *name, const char *format, const struct open_how *,
                             GError **);
+/* The options that such a name stands for. */
+struct dict *node_name_options(const char *name, const char *format, GError **error);
 /* The protocol alone, without a format. */
 struct node *node_open_file(const char *name, const struct open_how *, GError **);
 /* A child for a driver: dict's "key.*" if there are any, else the protocol of `name`, which is
@@ -210,6 +240,8 @@ int node_zero(struct node *, u64 at, u64 len, bool may_unmap);
 int node_discard(struct node *, u64 at, u64 len);
 int node_flush(struct node *);
 int node_status(struct node *, u64 at, u64 len, struct extent *ret);
+/* The same through the backing chain, see image_status_now(). */
+int node_chain_status(struct node *, u64 at, u64 len, u32 layers, struct image_extent *ret);
 int node_pread(struct node *, u64 at, void *to, size_t n);
 int node_pwrite(struct node *, u64 at, const void *from, size_t n);
 /* From the backing file, zeroes where there is none or where it ends. */
@@ -221,9 +253,11 @@ bool node_load(struct node *file, u64 at, void *to, size_t n, const char *what, 
 void *node_load_new(struct node *file, u64 at, u64 n, u64 max, const char *what, GError **);
 bool node_truncate(struct node *, u64 size, GError **);
 bool node_is_zero(const void *, size_t n);
+struct image_info *node_get_info(struct node *); /* image_info_free */
 
 /* QEMU's lock bytes on an open file description, see lock.c. Released when it is closed. */
 enum { PERM_READ = 1, PERM_WRITE = 2, PERM_WRITE_UNCHANGED = 4, PERM_RESIZE = 8 };
 bool lock_file(int fd, const char *path, u32 does, u32 denies, GError **error);
+void lock_drop(int fd, u32 does, u32 denies); /* gives these up */
 /* Takes base over. All writes go to an unlinked temporary file. */
 struct node *overlay_open(struct node *base, GError **error);

@@ -26,9 +26,12 @@ enum { DIRECT_ALIGN = 4096, PIECES = 64 };
 struct file {
     struct node node;
     int fd, direct_fd; /* direct_fd: -1 without O_DIRECT */
+    int lock_fd;       /* the description that holds the locks, when it is not fd's: else -1 */
     bool block_dev;
     bool no_flush;
     bool no_holes; /* the file system cannot say where holes are */
+    bool no_lock;
+    u32 denies; /* PERM_* that others shall not do */
 };
 
 static bool aligned(u64 at, u64 len, const struct cursor *c)
@@ -187,6 +190,7 @@ static void file_close(struct node *n)
 
     fd_close(&f->fd);
     fd_close(&f->direct_fd);
+    fd_close(&f->lock_fd);
 }
 
 static bool open_fds(struct file *f, const char *path, const struct open_how *how,
@@ -232,16 +236,17 @@ static bool file_open(struct node *n, struct dict *o, const struct open_how *how
     const char *path = dict_str(o, "filename");
     int locking = dict_enum(o, "locking", lockings, 0);
 
-    f->fd = f->direct_fd = -1;
+    f->fd = f->direct_fd = f->lock_fd = -1;
     dict_str(
         o, "aio"); /* threads carry all requests; io_uring and native mean the same to users */
     f->no_flush = how->cache == IMAGE_UNSAFE;
     u32 does = PERM_READ | (how->write ? PERM_WRITE | PERM_RESIZE : 0);
-    u32 denies = how->force_share || how->share_rw ? 0 : PERM_WRITE | PERM_RESIZE;
+    f->denies = how->force_share || how->share_rw ? 0 : PERM_WRITE | PERM_RESIZE;
+    f->no_lock = locking == 2;
     if (!path)
         return fail(error, ERR_ARGUMENT, "The 'file' block driver requires a file name");
     if (open_fds(f, path, how, error) &&
-        (locking == 2 || lock_file(f->fd, path, does, denies, error)))
+        (f->no_lock || lock_file(f->fd, path, does, f->denies, error)))
         return true;
     fd_close(&f->fd);
     fd_close(&f->direct_fd);
@@ -290,6 +295,50 @@ static bool file_resize(struct node *n, u64 size, const char *preallocation, GEr
         return fail_errno(error, errno, "Could not resize '%s'", n->filename);
     n->size = size;
     return preallocate(f->fd, n->filename, MIN(was, size), size, how, error);
+}
+
+/* The same file opened once more, in place of *fd. */
+static bool open_anew(struct file *f, int *fd, int flags, GError **error)
+{
+    g_autofd now = open(f->node.filename, O_RDWR | O_CLOEXEC | O_NONBLOCK | flags);
+    struct stat a, b;
+
+    if (now < 0 || fstat(now, &a) < 0 || fstat(*fd, &b) < 0)
+        return fail_errno(error, errno, "Could not reopen file '%s' for writing",
+                          f->node.filename);
+    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino)
+        return fail(error, ERR_IO, "'%s' is another file than the one that is open",
+                    f->node.filename);
+    return dup3(now, *fd, O_CLOEXEC) >= 0 || fail_errno(error, errno, "'%s'", f->node.filename);
+}
+
+static bool file_set_writable(struct node *n, bool on, GError **error)
+{
+    struct file *f = container_of(n, struct file, node);
+    u32 more = PERM_WRITE | PERM_RESIZE;
+
+    if (!on) {
+        n->read_only = true;
+        if (!f->no_lock)
+            lock_drop(f->lock_fd >= 0 ? f->lock_fd : f->fd, more, 0);
+        return true;
+    }
+    if (!n->opened_rw) {
+        /* The locks stay with the description that has them. */
+        if (f->lock_fd < 0 && (f->lock_fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0)) < 0)
+            return fail_errno(error, errno, "'%s'", n->filename);
+        if (!open_anew(f, &f->fd, 0, error) ||
+            (f->direct_fd >= 0 && !open_anew(f, &f->direct_fd, O_DIRECT, error)))
+            return false;
+        n->opened_rw = true;
+    }
+    int lock_fd = f->lock_fd >= 0 ? f->lock_fd : f->fd;
+    if (!f->no_lock && !lock_file(lock_fd, n->filename, PERM_READ | more, f->denies, error)) {
+        lock_drop(lock_fd, more, 0);
+        return false;
+    }
+    n->read_only = false;
+    return true;
 }
 
 static bool file_create(struct dict *o, GError **error)
@@ -349,7 +398,8 @@ static const struct image_option file_options[] = {
 #define FILE_OPS                                                                               \
     .kind = PROTOCOL, .size = sizeof(struct file), .open = file_open, .close = file_close,     \
     .read = file_read, .write = file_write, .zero = file_zero, .discard = file_discard,        \
-    .flush = file_flush, .status = file_status, .resize = file_resize
+    .flush = file_flush, .status = file_status, .resize = file_resize,                         \
+    .set_writable = file_set_writable
 
 const struct driver proto_file = {
     .name = "file",

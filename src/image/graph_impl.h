@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* graph_impl.h - the graph as the files of image/ see it.  Main thread. */
+#pragma once
+
+#include "image/graph.h"
+#include "image/inside.h"
+
+struct graph {
+    GMainContext *main;
+    graph_lookup *lookup;
+    graph_event *event;
+    void *opaque;
+    GPtrArray *nodes;  /* struct node *, all that are open; no references */
+    GPtrArray *images; /* struct image * */
+    GPtrArray *jobs;   /* struct job * */
+    u32 next_name;
+    /* What jobs' threads have to say, in order; the lock guards these alone. */
+    pthread_mutex_t lock;
+    GQueue calls;
+    GSource *source; /* attached while there are calls */
+};
+
+void graph_add_node(struct graph *, struct node *); /* makes a name up if it has none */
+void graph_forget_node(struct graph *, struct node *);
+void graph_add_image(struct graph *, struct image *);
+void graph_remove_image(struct graph *, struct image *);
+/* Is the name free, and one? */
+bool graph_name_ok(struct graph *, const char *name, GError **error);
+/* A node by name as a child of another that is being opened: a new reference. */
+struct node *graph_refer(struct graph *, const char *name, bool write, GError **error);
+/* No request of any door is inside a node between these. */
+void graph_pause(struct graph *);
+void graph_resume(struct graph *);
+/* fn(opaque) on the main thread, in the order of the calls. Any thread. */
+void graph_call(struct graph *, void (*fn)(void *opaque), void *opaque);
+void graph_run_calls(struct graph *); /* now */
+/* PAUSED.  *ret: the node that has it. */
+bool node_snapshot_internal(struct graph *, const char *device, const char *name,
+                            u64 vm_clock_nsec, struct node **ret, GError **error);
+
+/* Nobody but (perhaps) doors uses it; else who, by ERR_BUSY. */
+bool node_no_job(struct node *, GError **error);
+/* Nobody at all: neither doors, nor parents, nor jobs. */
+bool node_unused(struct node *, GError **error);
+/* The node whose child it is, or NULL. */
+struct node *node_parent(struct node *);
+
+/* PAUSED.  Whatever stood on `from` stands on `to`; but `to` itself and what is below it. */
+void graph_replace(struct graph *, struct node *from, struct node *to);
+/* PAUSED.  Makes a node writable, or gives writing and its lock up.  The node may be another
+ * object afterwards: the returned one; NULL and *error leaves it as it was. */
+struct node *graph_set_writable(struct graph *, struct node *, bool, GError **error);
+/* PAUSED.  Gives up what n has as backing and takes a reference of `backing` (or NULL). */
+void node_set_backing(struct node *n, struct node *backing);
+/* What to write into an overlay's header about n. */
+const char *node_backing_format(const struct node *n);
+bool node_write_backing(struct node *n, const char *name, const char *format, GError **error);
+
+/* A new image (unless existing) opened as a node without its backing file; free by unref. */
+struct new_image {
+    const char *file, *format, *node_name;
+    u64 size;
+    bool existing, discard;
+    enum image_cache cache;
+    const char *backing, *backing_format; /* NULL: none */
+};
+struct node *graph_create(struct graph *, const struct new_image *, GError **error);
+
+/* --- dirty.c: dirty bitmaps --- */
+
+/* A bit for each granule; any thread. */
+struct bits {
+    u64 size; /* bytes */
+    u32 shift;
+    u64 n; /* granules */
+    _Atomic u64 *word;
+};
+bool bits_init(struct bits *, u64 size, u32 granularity, GError **error);
+void bits_clear(struct bits *); /* frees */
+void bits_set(struct bits *, u64 at, u64 len);
+/* Every granule that lies in the range, in part too. */
+void bits_reset(struct bits *, u64 at, u64 len);
+bool bits_get(const struct bits *, u64 at);
+/* The first run of set granules at or after `at`, at most max bytes long, cut at the image's
+ * end; false: none. */
+bool bits_next(const struct bits *, u64 at, u64 max, u64 *ret_at, u64 *ret_len);
+u64 bits_count(const struct bits *); /* set granules times their size */
+void bits_merge(struct bits *to, const struct bits *from);
+
+struct bitmap {
+    char *name;
+    struct bits bits;
+    bool recording;
+    struct job *job; /* who uses it, or NULL */
+};
+struct bitmap *node_bitmap(struct node *, const char *name, GError **error);
+struct bitmap *bitmap_new(struct node *, const char *name, u64 granularity,
+                          bool has_granularity, GError **error);
+void bitmap_free(struct bitmap *);
+/* PAUSED, both. */
+void node_bitmap_put(struct node *, struct bitmap *);
+void node_bitmap_take(struct node *, struct bitmap *); /* it is the caller's then */
+void node_bitmaps_free(struct node *);
