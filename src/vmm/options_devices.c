@@ -131,6 +131,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *discard = opts_take(kv, "discard");
     g_autofree char *detect = opts_take(kv, "detect-zeroes");
     g_autofree char *aio = opts_take(kv, "aio");
+    g_autofree char *node = opts_take(kv, "node-name");
     g_autofree char *ro = opts_take(kv, "read-only");
     g_autofree char *id = opts_take(kv, "id");
     g_autofree char *serial = opts_take(kv, "serial");
@@ -184,6 +185,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     if (!d->file && !d->cdrom && g_strcmp0(d->iface, "floppy") != 0)
         return fail(error, ERR_ARGUMENT, "'%s': file= is needed", arg);
     d->id = g_steal_pointer(&id);
+    d->node_name = g_steal_pointer(&node);
     d->serial = g_steal_pointer(&serial);
     return true;
 }
@@ -348,7 +350,8 @@ bool settle_drives(struct parse *p, GError **error)
 
 /* Puts the nodes that d refers to by name (file=NODE, backing=NODE) in its place: the image is
  * opened from one tree.  A node that stands in another is no drive of its own any more. */
-static bool pull_in(struct parse *p, struct dict *d, const char *key, GError **error)
+static bool pull_in(struct parse *p, struct dict *d, const char *key, GPtrArray *nodes,
+                    GError **error)
 {
     const char *name = dict_peek(d, key);
 
@@ -361,6 +364,8 @@ static bool pull_in(struct parse *p, struct dict *d, const char *key, GError **e
             continue;
         dict_remove(d, key);
         dict_put(d, key, g_steal_pointer(&o->dict));
+        for (guint k = 0; k < o->nodes->len; k++)
+            g_ptr_array_add(nodes, g_strdup(o->nodes->pdata[k]));
         g_ptr_array_remove_index(p->m->drives, i);
         return true;
     }
@@ -384,14 +389,18 @@ bool opt_blockdev(struct parse *p, const char *arg, GError **error)
     if (!image_format_known(driver))
         return fail(error, ERR_ARGUMENT, "there is no driver '%s'", driver);
     g_autofree char *id = g_strdup(node);
-    if (!pull_in(p, d, "file", error) || !pull_in(p, d, "image", error) ||
-        !pull_in(p, d, "backing", error))
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(nodes, g_strdup(id));
+    if (!pull_in(p, d, "file", nodes, error) ||
+        !pull_in(p, d, "image", nodes, error) ||
+        !pull_in(p, d, "backing", nodes, error))
         return false;
     const char *name = dict_peek(d, dict_has(d, "filename") ? "filename" : "file.filename");
 
     struct drive_desc *drive = drive_add(p, "none", name ? name : driver);
     drive->id = g_steal_pointer(&id);
     drive->dict = g_steal_pointer(&d);
+    drive->nodes = g_steal_pointer(&nodes);
     return true;
 }
 

@@ -60,6 +60,8 @@ enum vm_io_error { VM_IO_REPORT, VM_IO_IGNORE, VM_IO_STOP };
 
 enum { VM_VCPUS_MAX = 255, VM_GSI_MAX = 24 };
 
+struct graph;
+struct job_event;
 struct vm {
     char *name;
     u8 uuid[16];
@@ -106,6 +108,7 @@ struct vm {
     GPtrArray *nets;      /* struct net *: whoever makes one (options, builder) enters it */
     GPtrArray *monitors;  /* monitor/'s own */
     GPtrArray *drives;    /* struct drive *: dev/drive.c */
+    struct graph *graph;  /* the nodes below them, and jobs: image/graph.h */
     GPtrArray *ide_buses; /* struct ide_bus *: dev/ide/unit.c */
     GPtrArray *scsi_buses; /* struct scsi_bus *: dev/scsi/bus.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
@@ -113,6 +116,8 @@ struct vm {
     /* A request to a drive has failed; the same. did: what came of it. */
     void (*io_error)(struct vm *, const char *drive, const char *dev, const char *node,
                      bool read, int err, enum vm_io_error did);
+    /* Something happened to a job; likewise. */
+    void (*job_event)(struct vm *, const struct job_event *);
 };
 
 struct vm *vm_new(void);

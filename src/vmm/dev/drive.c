@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "image/graph.h"
 
 /* --- errors of requests ----------------------------------------------------------------------
  */
@@ -143,6 +144,61 @@ struct drive *drive_new(struct vm *vm, const char *id, struct image *image, bool
     g_ptr_array_add(vm->drives, d);
     drive_settle(d);
     return d;
+}
+
+struct drive *drive_of_node(struct vm *vm, const char *node_name, GError **error)
+{
+    struct node *n = vm->graph ? graph_find_node(vm->graph, node_name) : NULL;
+    struct graph_node_info info;
+
+    if (!n) {
+        fail(error, ERR_NOT_FOUND, "there is no drive and no node '%s'", node_name);
+        return NULL;
+    }
+    graph_node_info(n, &info);
+    struct image *image = graph_open_image(vm->graph, node_name, info.read_only, error);
+    if (!image)
+        return NULL;
+    struct drive *d = drive_new(vm, node_name, image, false);
+    d->node = true;
+    d->options.read_only = info.read_only;
+    d->options.cache = info.cache;
+    return d;
+}
+
+void drive_free_unused(struct vm *vm, const char *node_name)
+{
+    for (u32 i = 0; vm->drives && i < vm->drives->len;) {
+        struct drive *d = vm->drives->pdata[i];
+        bool ours = d->node && !d->used && d->image &&
+                    graph_find_node(vm->graph, node_name) == graph_image_node(d->image);
+
+        if (ours)
+            drive_free(d);
+        else
+            i++;
+    }
+}
+
+static struct image *drive_lookup(void *opaque, const char *name)
+{
+    struct vm *vm = opaque;
+    struct drive *d = drive_find(vm, name, name);
+
+    return d && !(d->node && strcmp(d->id, name) == 0) ? d->image : NULL;
+}
+
+static void tell_job(void *opaque, const struct job_event *ev)
+{
+    struct vm *vm = opaque;
+
+    if (vm->job_event)
+        vm->job_event(vm, ev);
+}
+
+void drive_make_graph(struct vm *vm)
+{
+    vm->graph = graph_new(vm->main, drive_lookup, tell_job, vm);
 }
 
 void drive_free(struct drive *d)
@@ -287,6 +343,8 @@ static void swap(struct drive *d, struct image *with)
 
 bool drive_eject(struct drive *d, bool force, GError **error)
 {
+    if (d->image && !graph_image_free(d->image, error))
+        return false;
     if (!drive_open_tray(d, force, error))
         return false;
     swap(d, NULL);

@@ -32,6 +32,8 @@ struct drive {
     enum image_on_error rerror, werror;
     char *group; /* throttling; NULL: none */
     struct image_throttle throttle;
+    bool used; /* a device has, or had, its image */
+    bool node; /* -blockdev, blockdev-add: the id is that of a node, not of a drive */
     /* the device, NULL: none */
     struct dev *dev;             /* who it is for people */
     struct dev *lock;            /* whose lock guards it */
@@ -41,6 +43,10 @@ struct drive {
 
 /* In vm->drives; id is copied, image (or NULL) taken over. */
 struct drive *drive_new(struct vm *, const char *id, struct image *, bool cdrom);
+/* One for a node of blockdev-add that a device wants. */
+struct drive *drive_of_node(struct vm *, const char *node_name, GError **error);
+/* Those of a node that no device has: so that the node can go. */
+void drive_free_unused(struct vm *, const char *node_name);
 void drive_free(struct drive *);
 /* What is set above holds for the image from now on. */
 void drive_settle(struct drive *);
@@ -51,6 +57,8 @@ struct drive *drive_find_image(struct vm *, const struct image *); /* NULL: it i
  * group NULL: the one it is in, or its own. */
 bool drive_set_throttle(struct drive *, const char *group, const struct image_throttle *,
                         GError **error);
+/* vm->graph, which knows the drives by name. */
+void drive_make_graph(struct vm *);
 void drive_free_all(struct vm *);
 /* By its own id, or by the id of its device; NULL: none. */
 struct drive *drive_find(struct vm *, const char *id, const char *dev_id);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "image/graph.h"
 #include "net/net.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/ram.h"
@@ -68,19 +69,26 @@ static bool make_drives(struct machine *m, GError **error)
 {
     for (guint i = 0; i < m->desc->drives->len; i++) {
         const struct drive_desc *d = m->desc->drives->pdata[i];
+        struct image_options o = d->options;
         struct image *img = NULL;
 
+        o.graph = m->vm->graph;
+        o.node_name = d->node_name;
         if (d->dict)
-            img = image_open_dict(dict_copy(d->dict), &d->options, error);
+            img = image_open_dict(dict_copy(d->dict), &o, error);
         else if (d->file)
-            img = image_open(d->file, &d->options, error);
+            img = image_open(d->file, &o, error);
         if (!img && (d->dict || d->file)) {
             g_prefix_error(error, "-drive: ");
             return false;
         }
         struct drive *drive = drive_new(m->vm, d->id, img, d->cdrom);
-        drive->options = d->options;
-        drive->options.format = NULL; /* another medium is probed anew */
+        drive->options = o;
+        drive->options.node_name = NULL; /* that of this medium */
+        drive->options.format = NULL;    /* another medium is probed anew */
+        drive->node = d->dict != NULL;
+        for (guint k = 0; d->nodes && k < d->nodes->len; k++)
+            graph_own(m->vm->graph, d->nodes->pdata[k]);
         drive->rerror = d->rerror;
         drive->werror = d->werror;
         drive->group = g_strdup(d->group);
@@ -122,7 +130,14 @@ bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const 
     if (strcmp(p->link, "drive") == 0 || strcmp(p->link, "medium") == 0) {
         struct drive *drive = drive_find(m->vm, text, NULL);
 
+        if (!drive && graph_find_node(m->vm->graph, text)) {
+            drive = drive_of_node(m->vm, text, error);
+            if (!drive)
+                return false;
+        }
         ptr = drive;
+        if (drive)
+            drive->used = true;
         if (drive && strcmp(p->link, "drive") == 0)
             ptr = drive->image;
         if (drive && !ptr)
@@ -307,6 +322,7 @@ struct machine *machine_build(const struct machine_desc *desc, GError **error)
     m->vm = vm_new();
     m->vm->name = g_strdup(desc->name ? desc->name : "guest");
     memcpy(m->vm->uuid, desc->uuid, 16);
+    drive_make_graph(m->vm);
     m->vm->no_reboot = desc->no_reboot;
     m->vm->no_shutdown = desc->no_shutdown;
     if (build(m, error))
@@ -325,6 +341,7 @@ void machine_free(struct machine *m)
     if (!m)
         return;
     cpu_stop(m->vm);
+    graph_stop_jobs(m->vm->graph);
     for (u32 i = 0; m->vm->drives && i < m->vm->drives->len; i++) {
         const struct drive *d = m->vm->drives->pdata[i];
 
@@ -342,6 +359,7 @@ void machine_free(struct machine *m)
     for (guint i = 0; i < m->desc->throttles->len; i++)
         image_throttle_group_free(
             ((const struct throttle_desc *)m->desc->throttles->pdata[i])->id);
+    graph_free(m->vm->graph);
     vm_free(m->vm);
     g_hash_table_unref(m->nets);
     boot_free(m->boot);

@@ -165,8 +165,11 @@ static void drive_free(void *p)
     g_free(d->id);
     g_free(d->file);
     dict_free(d->dict);
+    if (d->nodes)
+        g_ptr_array_unref(d->nodes);
     g_free(d->iface);
     g_free(d->serial);
+    g_free(d->node_name);
     g_free((char *)d->options.format);
     g_free(d->group);
     g_free(d);

@@ -37,13 +37,15 @@ void opts_add(GPtrArray *, const char *key, const char *val);
 char *opts_text(const GPtrArray *);
 
 struct drive_desc {
-    char *id;             /* never NULL */
-    char *file;           /* NULL: an empty drive */
-    struct dict *dict;    /* -blockdev: what to open instead of file; or NULL */
-    char *iface;          /* if=: the device to make for it; "none": none; NULL: the board's */
+    char *id;          /* never NULL */
+    char *file;        /* NULL: an empty drive */
+    struct dict *dict; /* -blockdev: what to open instead of file; or NULL */
+    GPtrArray *nodes;  /* the node-names that -blockdev gave, which stay until blockdev-del */
+    char *iface;       /* if=: the device to make for it; "none": none; NULL: the board's */
     int index, bus, unit; /* of those of its interface; -1: the next free one */
     bool cdrom;
     char *serial;
+    char *node_name;              /* of the image's top; or NULL */
     struct image_options options; /* format is owned here */
     enum image_on_error rerror, werror;
     char *group; /* throttling; NULL: its own */

@@ -40,6 +40,15 @@ static void on_io_error(struct vm *vm, const char *drive, const char *dev, const
     }
 }
 
+static void on_job(struct vm *vm, const struct job_event *ev)
+{
+    for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
+        struct monitor *m = vm->monitors->pdata[i];
+        if (m->job)
+            m->job(m, ev);
+    }
+}
+
 void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
 {
     m->vm = vm;
@@ -50,6 +59,7 @@ void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
         vm_listen(vm, on_event, vm);
         vm->tray_moved = on_tray;
         vm->io_error = on_io_error;
+        vm->job_event = on_job;
     }
     g_ptr_array_add(vm->monitors, m);
 }

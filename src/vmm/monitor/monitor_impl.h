@@ -5,6 +5,7 @@
 #include "vmm/core/vm.h"
 #include "vmm/monitor/monitor.h"
 
+struct job_event;
 struct monitor {
     struct vm *vm;
     struct chardev *chardev;
@@ -15,6 +16,7 @@ struct monitor {
     /* A request to a disk has failed (vm.h); may be NULL. */
     void (*io_error)(struct monitor *, const char *drive, const char *dev, const char *node,
                      bool read, int err, enum vm_io_error did);
+    void (*job)(struct monitor *, const struct job_event *); /* may be NULL */
     void (*free)(struct monitor *);
 };
 
@@ -32,6 +34,19 @@ size_t monitor_room(const struct monitor *);
 /* ---- QMP ---- */
 
 struct json_out;
+struct qmp_drive_backup;
+struct qmp_blockdev_backup;
+
+/* Writes "event": ..., "data": ... into an open object. */
+void qmp_job_event_put(struct json_out *, const struct job_event *);
+struct transaction;
+/* As commands, and as actions of a transaction (t not NULL). */
+bool qmp_drive_backup_in(struct vm *, struct transaction *t, const struct qmp_drive_backup *,
+                         GError **error);
+bool qmp_blockdev_backup_in(struct vm *, struct transaction *t,
+                            const struct qmp_blockdev_backup *, GError **error);
+/* What the image library says, as QMP says it. */
+bool qmp_told(bool ok, GError **why, GError **error);
 
 void qmp_event_put(struct json_out *, struct vm *, enum vm_event, enum vm_cause);
 void qmp_version_put(struct json_out *);

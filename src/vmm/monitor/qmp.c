@@ -229,6 +229,18 @@ static void qmp_tray(struct monitor *m, const char *drive, const char *dev, bool
     send_line(s, &o);
 }
 
+static void qmp_job(struct monitor *m, const struct job_event *ev)
+{
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
+    qmp_job_event_put(&o, ev);
+    json_close(&o, '}');
+    send_line(s, &o);
+}
+
 static void qmp_io_error(struct monitor *m, const char *drive, const char *dev,
                          const char *node, bool read, int err, enum vm_io_error did)
 {
@@ -271,6 +283,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
     s->m.event = qmp_event;
     s->m.tray = qmp_tray;
     s->m.io_error = qmp_io_error;
+    s->m.job = qmp_job;
     s->m.free = qmp_free;
     monitor_add(&s->m, vm, c);
     chardev_attach(c, &qmp_user, s);

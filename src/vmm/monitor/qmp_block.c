@@ -23,8 +23,7 @@ static struct drive *find(struct vm *vm, const char *device, const char *id, GEr
     return d;
 }
 
-/* What the drives say, as QMP says it. */
-static bool told(bool ok, GError **why, GError **error)
+bool qmp_told(bool ok, GError **why, GError **error)
 {
     if (!ok)
         qmp_fail(error, QMP_GENERIC_ERROR, "%s", (*why)->message);
@@ -127,7 +126,7 @@ bool qmp_eject(struct vm *vm, const struct qmp_eject *a, struct json_out *ret UN
     struct drive *d = find(vm, a->device, a->id, error);
     GError *why = NULL;
 
-    return d && told(drive_eject(d, a->force, &why), &why, error);
+    return d && qmp_told(drive_eject(d, a->force, &why), &why, error);
 }
 
 bool qmp_blockdev_open_tray(struct vm *vm, const struct qmp_blockdev_open_tray *a,
@@ -136,7 +135,7 @@ bool qmp_blockdev_open_tray(struct vm *vm, const struct qmp_blockdev_open_tray *
     struct drive *d = find(vm, a->device, a->id, error);
     GError *why = NULL;
 
-    return d && told(drive_open_tray(d, a->force, &why), &why, error);
+    return d && qmp_told(drive_open_tray(d, a->force, &why), &why, error);
 }
 
 bool qmp_blockdev_close_tray(struct vm *vm, const struct qmp_blockdev_close_tray *a,
@@ -145,7 +144,7 @@ bool qmp_blockdev_close_tray(struct vm *vm, const struct qmp_blockdev_close_tray
     struct drive *d = find(vm, a->device, a->id, error);
     GError *why = NULL;
 
-    return d && told(drive_close_tray(d, &why), &why, error);
+    return d && qmp_told(drive_close_tray(d, &why), &why, error);
 }
 
 bool qmp_blockdev_remove_medium(struct vm *vm, const struct qmp_blockdev_remove_medium *a,
@@ -158,7 +157,7 @@ bool qmp_blockdev_remove_medium(struct vm *vm, const struct qmp_blockdev_remove_
         return false;
     if (d->ops && d->ops->tray_open && !drive_tray_open(d))
         return qmp_fail(error, QMP_GENERIC_ERROR, "Tray of device '%s' is not open", a->id);
-    return told(drive_eject(d, true, &why), &why, error);
+    return qmp_told(drive_eject(d, true, &why), &why, error);
 }
 
 bool qmp_blockdev_change_medium(struct vm *vm, const struct qmp_blockdev_change_medium *a,
@@ -172,8 +171,8 @@ bool qmp_blockdev_change_medium(struct vm *vm, const struct qmp_blockdev_change_
         read_only = 1;
     else if (a->read_only_mode == QMP_BLOCKDEV_CHANGE_READ_ONLY_MODE_READ_WRITE)
         read_only = 0;
-    return d && told(drive_change(d, a->filename, a->format, read_only, a->force, &why), &why,
-                     error);
+    return d && qmp_told(drive_change(d, a->filename, a->format, read_only, a->force, &why),
+                         &why, error);
 }
 
 /* --- limits and counters ---------------------------------------------------------------------
