@@ -453,7 +453,8 @@ bool node_write_backing(struct node *n, const char *name, const char *format, GE
         return fail(error, ERR_IO, "image '%s' is open for reading only", n->filename);
     if (!n->drv->set_backing(n, name, format, error))
         return false;
-    g_autofree char *old = n->backing_name, *old_format = n->backing_format;
+    g_free(n->backing_name);
+    g_free(n->backing_format);
     n->backing_name = g_strdup(name);
     n->backing_format = g_strdup(format);
     return true;
