@@ -409,6 +409,7 @@ static void swap(struct node **at, struct node *to)
 void graph_replace(struct graph *g, struct node *from, struct node *to)
 {
     node_ref(from); /* its last user may be among those */
+    to->detect_zeroes = from->detect_zeroes;
     for (guint i = 0; i < g->images->len; i++) {
         struct image *img = g->images->pdata[i];
 

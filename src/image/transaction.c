@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "image/drivers.h"
 #include "image/job/job_impl.h"
 
 struct step {
@@ -132,7 +133,7 @@ bool transaction_snapshot(struct transaction *t, const struct snapshot_args *a, 
 
     if (!node || !node_no_job(node, error))
         return false;
-    if (node->drv->kind == FILTER)
+    if (node->drv == &filter_overlay)
         return fail(error, ERR_UNSUPPORTED,
                     "Node '%s' is a temporary overlay (-snapshot), which has no file to stand "
                     "on",

@@ -391,8 +391,7 @@ bool opt_blockdev(struct parse *p, const char *arg, GError **error)
     g_autofree char *id = g_strdup(node);
     g_autoptr(GPtrArray) nodes = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(nodes, g_strdup(id));
-    if (!pull_in(p, d, "file", nodes, error) ||
-        !pull_in(p, d, "image", nodes, error) ||
+    if (!pull_in(p, d, "file", nodes, error) || !pull_in(p, d, "image", nodes, error) ||
         !pull_in(p, d, "backing", nodes, error))
         return false;
     const char *name = dict_peek(d, dict_has(d, "filename") ? "filename" : "file.filename");

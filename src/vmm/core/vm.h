@@ -104,12 +104,12 @@ struct vm {
     void (*vcpu_kick)(struct vcpu *); /* cpu_ops.kick */
     void (*vcpus_reset)(struct vm *); /* architectural reset of all, parked, vCPUs */
     /* Lists that the folders above keep; main thread; NULL until the first. */
-    GPtrArray *chardevs;  /* struct chardev *: backend/ */
-    GPtrArray *nets;      /* struct net *: whoever makes one (options, builder) enters it */
-    GPtrArray *monitors;  /* monitor/'s own */
-    GPtrArray *drives;    /* struct drive *: dev/drive.c */
-    struct graph *graph;  /* the nodes below them, and jobs: image/graph.h */
-    GPtrArray *ide_buses; /* struct ide_bus *: dev/ide/unit.c */
+    GPtrArray *chardevs;   /* struct chardev *: backend/ */
+    GPtrArray *nets;       /* struct net *: whoever makes one (options, builder) enters it */
+    GPtrArray *monitors;   /* monitor/'s own */
+    GPtrArray *drives;     /* struct drive *: dev/drive.c */
+    struct graph *graph;   /* the nodes below them, and jobs: image/graph.h */
+    GPtrArray *ide_buses;  /* struct ide_bus *: dev/ide/unit.c */
     GPtrArray *scsi_buses; /* struct scsi_bus *: dev/scsi/bus.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
     void (*tray_moved)(struct vm *, const char *drive, const char *dev, bool open);

@@ -356,10 +356,10 @@ void machine_free(struct machine *m)
     chardev_free_all(m->vm);
     cpu_close(m->vm);
     drive_free_all(m->vm);
+    graph_free(m->vm->graph);
     for (guint i = 0; i < m->desc->throttles->len; i++)
         image_throttle_group_free(
             ((const struct throttle_desc *)m->desc->throttles->pdata[i])->id);
-    graph_free(m->vm->graph);
     vm_free(m->vm);
     g_hash_table_unref(m->nets);
     boot_free(m->boot);

@@ -225,7 +225,7 @@ bool qmp_block_set_io_throttle(struct vm *vm, const struct qmp_block_set_io_thro
         return qmp_fail(error, QMP_GENERIC_ERROR, "Limits are not negative");
     if (a->has_iops_size)
         t.op_size = (u64)a->iops_size;
-    return told(drive_set_throttle(d, a->group, &t, &why), &why, error);
+    return qmp_told(drive_set_throttle(d, a->group, &t, &why), &why, error);
 }
 
 static s64 now_ns(void)
