@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Disks beyond reading and writing: requests that fail, limits, counters."""
 import os
+import random
 import re
+import shutil
+import signal
+import struct
+import subprocess
 import time
 
 import controllers
 import disk
 import initrd
 from controllers import refused
-from guest import Guest
+from guest import Guest, default_vmm
 from suite import case
 
 
@@ -104,7 +109,10 @@ NONE = dict(bps=0, bps_rd=0, bps_wr=0, iops=0, iops_rd=0, iops_wr=0)
 def throttling(t):
     path = disk.make(t, "fio", "--with", "fio")
     data, other = controllers.images(t, "throttle", "throttle-2")
-    options = disk.options(t, path) + [
+    options = t.accel + t.cpu + [
+        "-m", "1024", "-nographic", "-nic", "none",
+        "-drive", "if=none,id=sys,format=raw,file=" + path,
+        "-device", "virtio-blk-pci,drive=sys,bootindex=0",
         "-drive", "if=none,id=d,format=raw,file=%s,iops=100" % data,
         "-device", "virtio-blk-pci,drive=d,id=vd",
         "-drive", "if=none,id=e,format=raw,file=" + other,
@@ -185,3 +193,145 @@ def throttling(t):
         t.note(disk.host_load())
         disk.no_trouble(t, guest)
         disk.power_off(t, guest, "poweroff")
+
+
+# ---- the VMM is killed ----
+
+# Writes records of 4 KiB, each to a place of its own, all over the disk; says so when a record is
+# durable.
+WRITER = r"""
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    static uint64_t block[512];
+    int fd = open("/dev/vda", O_RDWR), say = open("/dev/console", O_WRONLY);
+    uint64_t seq = strtoull(argv[1], NULL, 0);
+    char text[32];
+
+    if (argc < 2 || fd < 0 || say < 0)
+        return 1;
+    for (;; seq++) {
+        for (unsigned i = 0; i < 512; i++)
+            block[i] = seq * 0x9e3779b97f4a7c15u + i;
+        off_t at = (off_t)(seq * 40503 % 65536) * 4096;
+        if (pwrite(fd, block, sizeof block, at) != sizeof block || fsync(fd) < 0)
+            return 1;
+        if (write(say, text, snprintf(text, sizeof text, "A%llu\n", (unsigned long long)seq)) < 0)
+            return 1;
+    }
+}
+"""
+
+
+def record(seq):
+    base = seq * 0x9E3779B97F4A7C15
+    return struct.pack("<512Q", *((base + i) % (1 << 64) for i in range(512)))
+
+
+def img(t, *words):
+    return subprocess.run(
+        [os.path.join(t.build, "posada-img"), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+
+
+def killed(t, form, times):
+    source = os.path.join(t.work, "writer.c")
+    with open(source, "w", encoding="ascii") as f:
+        f.write(WRITER)
+    program = os.path.join(t.work, "writer")
+    subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
+    with open(program, "rb") as f:
+        files = [("writer", f.read())]
+    more = "while ! [ -b /dev/vda ]; do usleep 10000; done; /writer $(sed 's/.*start=\\([0-9]*\\).*/\\1/' /proc/cmdline)"
+    archive = controllers.archive(t, "kill", ["virtio_pci", "virtio_blk"], [], more, files)
+    path, plain = (os.path.join(t.work, "kill." + e) for e in (form, "plain"))
+    for old in path, plain:
+        if os.path.exists(old):
+            os.unlink(old)
+    t.ok(img(t, "create", "-f", form, path, "256M").returncode == 0, "posada-img create")
+    done = 0  # records that have been acknowledged so far, without a gap
+    rand = random.Random(form)
+    for i in range(times):
+        args = t.accel + t.cpu + ["-m", "256", "-nographic", "-no-reboot"]
+        args += ["-kernel", initrd.kernel("amd64"), "-initrd", archive]
+        args += ["-append", "console=ttyS0 quiet panic=-1 start=%d" % done]
+        args += ["-drive", "if=virtio,format=%s,file=%s" % (form, path)]
+        with Guest(args) as guest:
+            guest.expect(r"^A%d\n" % (done + 20), 120)
+            until = time.monotonic() + rand.random()
+            while time.monotonic() < until:
+                t.ok(guest._read(0.01), "it ended:\n" + guest.tail())
+            os.kill(guest.proc.pid, signal.SIGKILL)
+            t.ok(guest.wait(20) == -signal.SIGKILL, "not killed")
+            said = [int(n) for n in re.findall(r"^A(\d+)\n", guest.console, re.M)]
+        t.ok(said == list(range(done, done + len(said))), "it says %s" % said)
+        done += len(said)
+        t.ok(done < 65536, "the disk is too small")
+        if form != "raw":
+            check = img(t, "check", path) if i < times - 1 else img(t, "check", "-r", "leaks", path)
+            t.ok(check.returncode in (0, 3), "after kill %d: %s" % (i, check.stdout))
+        read = img(t, "convert", "-f", form, "-O", "raw", path, plain)
+        t.ok(read.returncode == 0, read.stdout)
+        with open(plain, "rb") as f:
+            for seq in range(done):
+                f.seek(seq * 40503 % 65536 * 4096)
+                t.ok(f.read(4096) == record(seq), "after kill %d record %d of %d is lost" % (i, seq, done))
+    if form != "raw" and shutil.which("qemu-img"):
+        check = subprocess.run(["qemu-img", "check", path], capture_output=True, text=True, check=False)
+        t.ok(check.returncode == 0, check.stdout + check.stderr)
+    t.note("%d kills, %d records, all there" % (times, done))
+    for old in path, plain:
+        os.unlink(old)
+
+
+KILLS = int(os.environ.get("KILLS", "0"))  # of each; 25 are 50 in all
+
+
+@case("disks: kill -9 while the guest writes, raw")
+def killed_raw(t):
+    killed(t, "raw", KILLS or (25 if t.long else 2))
+
+
+@case("disks: kill -9 while the guest writes, qcow2")
+def killed_qcow2(t):
+    killed(t, "qcow2", KILLS or (25 if t.long else 2))
+
+
+# ---- one writer at a time ----
+
+
+@case("disks: a second writer is refused, QEMU or us")
+def one_writer(t):
+    programs = [default_vmm() + t.accel]
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu:
+        programs.append([qemu, "-accel", "tcg"])
+    for form in "raw", "qcow2":
+        path = os.path.join(t.work, "writer." + form)
+        t.ok(img(t, "create", "-f", form, path, "64M").returncode == 0, "posada-img create")
+        words = ["-m", "64", "-S", "-nographic"]
+        words += ["-drive", "if=virtio,format=%s,file=%s" % (form, path)]
+        for first in programs:
+            with Guest(words, vmm=first, qmp=True) as guest:
+                guest.qmp("query-status")
+                name = "%s (process %d)" % (os.path.basename(first[0])[:15], guest.proc.pid)
+                for second in programs:
+                    done = subprocess.run(
+                        second + words, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                        timeout=30, check=False,
+                    )  # fmt: skip
+                    what = "%s beside %s: %s" % (second[0], first[0], done.stderr)
+                    t.ok(done.returncode == 1, what + " ended with %d" % done.returncode)
+                    t.ok("lock" in done.stderr, what)
+                    t.ok(name in done.stderr or second[0] == qemu, what + " names not " + name)
+                changed = img(t, "resize", path, "+1M")
+                t.ok(changed.returncode == 1 and name in changed.stdout, changed.stdout)
+                # readers are let in by those who say so
+                t.ok(img(t, "info", "-U", path).returncode == 0, "info -U")
+        os.unlink(path)

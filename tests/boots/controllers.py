@@ -203,14 +203,18 @@ def modules(names):
     return out
 
 
-def archive(t, name, wanted, disks, more):
-    """An initramfs with those drivers that writes and reads those disks; its path."""
+def archive(t, name, wanted, disks, more, files=()):
+    """An initramfs with those drivers that writes and reads those disks; its path.
+
+    files: (name, bytes) of programs to be there, too."""
     cpio = initrd.busybox(None, "amd64")
     mods = modules(wanted)
     cpio.add("modules", 0o40755)
     for m, data in mods.items():
         cpio.add("modules/%s.ko" % m, 0o100644, data)
     cpio.add("modules.list", 0o100644, "\n".join("/modules/%s.ko" % m for m in mods).encode())
+    for n, data in files:
+        cpio.add(n, 0o100755, data)
     init = INIT.replace("DISKS", " ".join(disks)).replace("MORE", more)
     cpio.add("init", 0o100755, init.encode())
     path = os.path.join(t.work, name + ".cpio.gz")

@@ -639,7 +639,8 @@ static void unit_reset(struct scsi_unit *u)
     u->r.key = u->r.asc = u->r.ascq = 0;
     u->r.attention_asc = ASC_POWER_ON >> 8;
     u->r.attention_ascq = 0;
-    u->r.write_cache = u->write_cache_prop;
+    u->r.write_cache =
+        u->write_cache_prop && (u->cd || !image_writethrough(u->drive->image));
     u->r.locked = false;
     u->r.event = 0;
 }
