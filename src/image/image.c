@@ -4,7 +4,8 @@
  *
  * Requests wait in one queue; up to eight threads, started when there is work for them, take
  * them from there and make the node's blocking calls.  A thread that finds nothing for ten
- * seconds ends.
+ * seconds ends.  What needs nothing but a file goes past the queue, to the kernel (ring.h), if
+ * whoever asks has said that it fetches the completions.
  */
 #include "image/image.h"
 
@@ -29,6 +30,7 @@ struct request {
     bool flag;      /* write: FUA; zero: may unmap */
     bool bad;       /* outside of the image */
     bool cancelled; /* was held, and is given up */
+    bool slow;      /* for the threads: the kernel could not do it at once */
     u64 began;      /* ns */
     struct throttle_request limit;
     image_done *done;
@@ -112,13 +114,13 @@ static bool hold(struct image *img, struct request *q, int *r)
     return held;
 }
 
+static const u8 kinds[] = {
+    [OP_READ] = IMAGE_OP_READ,  [OP_WRITE] = IMAGE_OP_WRITE,     [OP_FLUSH] = IMAGE_OP_FLUSH,
+    [OP_ZERO] = IMAGE_OP_WRITE, [OP_DISCARD] = IMAGE_OP_DISCARD,
+};
+
 static void count(struct image *img, const struct request *q, int r)
 {
-    static const u8 kinds[] = {
-        [OP_READ] = IMAGE_OP_READ,       [OP_WRITE] = IMAGE_OP_WRITE,
-        [OP_FLUSH] = IMAGE_OP_FLUSH,     [OP_ZERO] = IMAGE_OP_WRITE,
-        [OP_DISCARD] = IMAGE_OP_DISCARD,
-    };
     struct counters *c = &img->count[kinds[q->op]];
     u64 now = now_ns();
 
@@ -199,15 +201,6 @@ void image_leave(struct image *img)
     img->active--;
     if (img->paused)
         pthread_cond_broadcast(&img->idle);
-    pthread_mutex_unlock(&img->lock);
-}
-
-void image_pause(struct image *img)
-{
-    pthread_mutex_lock(&img->lock);
-    img->paused++;
-    while (img->active)
-        pthread_cond_wait(&img->idle, &img->lock);
     pthread_mutex_unlock(&img->lock);
 }
 
@@ -296,6 +289,133 @@ static void enqueue(struct image *img, struct request *q)
     call_worker(img);
 }
 
+/* --- without threads -------------------------------------------------------------------------
+ */
+
+static void ring_did(void *tag, int res)
+{
+    struct request *q = tag;
+    struct image *img = q->img;
+    bool ok = q->op == OP_FLUSH ? res == 0 : res >= 0 && (u64)res == q->len;
+
+    pthread_mutex_lock(&img->lock);
+    if (ok && q->op == OP_WRITE)
+        node_direct_wrote(img->node, q->at + q->len);
+    img->in_ring--;
+    img->active--;
+    if (img->paused)
+        pthread_cond_broadcast(&img->idle);
+    if (!ok) { /* once more as a whole, and the error is told by who knows it */
+        q->slow = true;
+        enqueue(img, q);
+    }
+    pthread_mutex_unlock(&img->lock);
+    if (!ok)
+        return;
+    complete(img, q, 0);
+    pthread_mutex_lock(&img->lock);
+    if (--img->pending == img->n_held)
+        pthread_cond_broadcast(&img->idle);
+    pthread_mutex_unlock(&img->lock);
+}
+
+/* true: the kernel has it. */
+static bool by_ring(struct image *img, struct request *q)
+{
+    struct direct d;
+    bool taken;
+
+    if (q->bad || q->slow || q->op > OP_FLUSH || q->len > INT32_MAX ||
+        (!q->len && q->op != OP_FLUSH) || (img->read_only && q->op != OP_READ))
+        return false;
+    pthread_mutex_lock(&img->lock);
+    taken = !img->paused &&
+            node_direct(img->node, (enum image_op)kinds[q->op], q->at, q->len, q->v, q->n, &d);
+    if (taken && q->op == OP_FLUSH && d.no_flush)
+        taken = false;
+    if (taken) {
+        img->active++;
+        img->in_ring++;
+    }
+    pthread_mutex_unlock(&img->lock);
+    if (!taken)
+        return false;
+    if (q->op == OP_FLUSH)
+        taken = ring_sync(img->ring, d.fd, q);
+    else
+        taken = ring_rw(img->ring, q->op == OP_WRITE, d.fd, q->v, q->n, d.at,
+                        q->op == OP_WRITE && !d.no_flush && (q->flag || img->writethrough), q);
+    if (taken)
+        return true;
+    pthread_mutex_lock(&img->lock);
+    img->in_ring--;
+    img->active--;
+    if (img->paused)
+        pthread_cond_broadcast(&img->idle);
+    pthread_mutex_unlock(&img->lock);
+    return false;
+}
+
+bool image_reap_by(struct image *img, int eventfd)
+{
+    struct direct d;
+
+    image_reap_off(img);
+    if (node_direct(img->node, IMAGE_OP_READ, 0, 0, NULL, 0, &d))
+        img->ring = ring_new(eventfd, ring_did);
+    return img->ring != NULL;
+}
+
+void image_reap_off(struct image *img)
+{
+    ring_free(img->ring);
+    img->ring = NULL;
+}
+
+u32 image_reap(struct image *img)
+{
+    return img->ring ? ring_reap(img->ring) : 0;
+}
+
+void image_reap_wait(struct image *img, u32 msec)
+{
+    if (img->ring)
+        ring_wait(img->ring, msec);
+}
+
+void image_batch(struct image *img, bool on)
+{
+    if (img->ring)
+        ring_batch(img->ring, on);
+}
+
+/* Until something has changed. REQUIRES(img->lock) */
+static void wait_change(struct image *img)
+{
+    enum { LOOK_AGAIN = 10 }; /* ms: somebody else may have reaped the last one */
+
+    if (!img->in_ring) {
+        pthread_cond_wait(&img->idle, &img->lock);
+        return;
+    }
+    pthread_mutex_unlock(&img->lock);
+    if (!ring_reap(img->ring))
+        ring_wait(img->ring, LOOK_AGAIN);
+    pthread_mutex_lock(&img->lock);
+}
+
+void image_pause(struct image *img)
+{
+    pthread_mutex_lock(&img->lock);
+    img->paused++;
+    while (img->active)
+        wait_change(img);
+    pthread_mutex_unlock(&img->lock);
+}
+
+/* --- requests --------------------------------------------------------------------------------
+ */
+
 /* Its turn has come, after throttle_pass() had it wait. */
 static void go(struct throttle_member *m, struct throttle_request *limit)
 {
@@ -334,7 +454,8 @@ static void submit(struct image *img, enum op op, u64 at, u64 len, const struct 
     bool limited = img->throttle.on && (op == OP_READ || op == OP_WRITE || op == OP_ZERO);
     if (limited && !throttle_pass(&img->throttle, op != OP_READ, &q->limit))
         return;
-    go(&img->throttle, &q->limit);
+    if (!img->ring || !by_ring(img, q))
+        go(&img->throttle, &q->limit);
 }
 
 void image_read(struct image *img, u64 at, const struct iovec *v, int n, image_done *done,
@@ -392,7 +513,7 @@ u32 image_quiesce(struct image *img)
     throttle_passing(&img->throttle, true);
     pthread_mutex_lock(&img->lock);
     while (img->pending != img->n_held)
-        pthread_cond_wait(&img->idle, &img->lock);
+        wait_change(img);
     u32 n = img->n_held;
     pthread_mutex_unlock(&img->lock);
     throttle_passing(&img->throttle, false);
@@ -406,7 +527,7 @@ void image_drain(struct image *img)
     img->giving_up++;
     let_go(img, true);
     while (img->pending)
-        pthread_cond_wait(&img->idle, &img->lock);
+        wait_change(img);
     img->giving_up--;
     pthread_mutex_unlock(&img->lock);
     throttle_passing(&img->throttle, false);
@@ -654,6 +775,7 @@ static struct open_how how_of(const struct image_options *o)
         .share_rw = o->share_rw,
         .discard = o->discard,
         .cache = o->cache,
+        .aio = o->aio,
         .graph = o->graph,
     };
 }
@@ -742,6 +864,7 @@ int image_finish(struct image *img)
     while (img->threads)
         pthread_cond_wait(&img->idle, &img->lock);
     pthread_mutex_unlock(&img->lock);
+    image_reap_off(img);
     throttle_join(&img->throttle, NULL);
     int r = image_flush_now(img);
     if (img->graph)
@@ -816,6 +939,23 @@ bool image_detect_zeroes_from_text(const char *text, enum image_detect_zeroes *r
     for (u32 i = 0; i < ARRAY_LEN(detects); i++) {
         if (strcmp(text, detects[i]) == 0) {
             *ret = (enum image_detect_zeroes)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool image_aio_from_text(const char *text, enum image_aio *ret)
+{
+    static const char *const names[] = {
+        [IMAGE_AIO_THREADS] = "threads",
+        [IMAGE_AIO_NATIVE] = "native",
+        [IMAGE_AIO_IO_URING] = "io_uring",
+    };
+
+    for (u32 i = IMAGE_AIO_THREADS; i < ARRAY_LEN(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *ret = (enum image_aio)i;
             return true;
         }
     }

@@ -32,6 +32,10 @@ enum image_cache {
 /* What becomes of writes of nothing but zeroes: ZERO makes write-zeroes of them, UNMAP ones
  * that may also free the space. */
 enum image_detect_zeroes { IMAGE_DETECT_OFF, IMAGE_DETECT_ZERO, IMAGE_DETECT_UNMAP };
+/* How requests are carried out, where image_reap_by() is used: by the kernel itself (io_uring;
+ * NATIVE means the same), or by threads, as is what needs more than a file. */
+enum image_aio { IMAGE_AIO_DEFAULT, IMAGE_AIO_THREADS, IMAGE_AIO_NATIVE, IMAGE_AIO_IO_URING };
+bool image_aio_from_text(const char *text, enum image_aio *ret);
 struct image_options {
     const char *format; /* NULL: probe */
     bool read_only;
@@ -39,6 +43,7 @@ struct image_options {
     enum image_cache cache;
     bool discard;
     enum image_detect_zeroes detect_zeroes;
+    enum image_aio aio;
     const char *node_name; /* with a graph; NULL: one is made up */
     struct graph *graph;   /* where nodes, jobs and doors know each other; NULL: nowhere */
     /* What follows is for tools. */
@@ -108,6 +113,20 @@ int image_write_compressed_now(struct image *, u64 at, const void *from, size_t 
 int image_zero_now(struct image *, u64 at, u64 len, bool may_unmap);
 int image_discard_now(struct image *, u64 at, u64 len);
 int image_flush_now(struct image *);
+
+/*
+ * For those with a loop of their own: requests go to the kernel directly if the image and the
+ * host allow it (true), and their done() runs in image_reap(), which is to be called when
+ * `eventfd` (or -1) rings, or in whoever drains the image.  Those that cannot go there complete
+ * on the image's threads as ever.  Before the first request, and again with `off` when nothing
+ * is under way.
+ */
+bool image_reap_by(struct image *, int eventfd);
+void image_reap_off(struct image *);
+u32 image_reap(struct image *); /* how many were done */
+void image_reap_wait(struct image *, u32 msec);
+/* Between true and false requests are collected, and go to the kernel together. */
+void image_batch(struct image *, bool);
 
 /* --- what happens when a request fails --- */
 

@@ -368,6 +368,60 @@ TEST(image_many_at_once)
     EXPECT_EQ(completed, 257);
 }
 
+/* With completions fetched by us, as an I/O thread does. */
+static void reap_until(struct image *img, int n)
+{
+    while (completed < n)
+        if (!image_reap(img))
+            image_reap_wait(img, 1);
+}
+
+TEST(image_by_the_kernel)
+{
+    static u8 buf[256][512], got[256][512];
+    const char *path = image_make("ring", "", 0, 256 * 512 - 100); /* an odd end */
+    struct image_options o = { .format = "raw", .aio = IMAGE_AIO_THREADS };
+    struct image_stats stats;
+
+    for (int pass = 0; pass < 2; pass++) {
+        struct image *img = open_with(path, o);
+        bool ours = image_reap_by(img, -1);
+
+        if (o.aio == IMAGE_AIO_THREADS)
+            EXPECT(!ours);
+        else if (!ours)
+            printf("# no io_uring here: by threads\n");
+        completed = 0;
+        image_batch(img, true);
+        for (u32 i = 0; i < 256; i++) {
+            struct iovec v[2] = { { buf[i], 100 }, { buf[i] + 100, 412 } };
+            memset(buf[i], (int)(i + 7 + (u32)pass), 512);
+            image_write(img, i * 512, v, 2, i % 16 == 0, count, NULL);
+        }
+        image_batch(img, false);
+        reap_until(img, 256);
+        image_flush(img, count, NULL);
+        reap_until(img, 257);
+        for (u32 i = 0; i < 256; i++) {
+            struct iovec v = { got[i], 512 };
+            image_read(img, i * 512, &v, 1, count, NULL);
+        }
+        image_drain(img); /* fetches them, too */
+        EXPECT_EQ(completed, 513);
+        EXPECT(!memcmp(got, buf, sizeof got));
+        image_get_stats(img, &stats);
+        EXPECT_EQ(stats.done[IMAGE_OP_WRITE], 256);
+        EXPECT_EQ(stats.bytes[IMAGE_OP_READ], 256 * 512);
+        EXPECT_EQ(stats.highest, 256 * 512);
+        struct iovec v = { got[0], 512 };
+        image_read(img, 256 * 512 - 511, &v, 1, NULL, NULL); /* beyond the end */
+        image_read(img, 0, &v, 1, count, NULL);
+        image_close(img);
+        EXPECT_EQ(completed, 514);
+        o.aio = IMAGE_AIO_IO_URING;
+    }
+}
+
 /* What lies on disk while the writer has not flushed. */
 static u8 byte_on_disk(const char *path, u64 at)
 {
@@ -463,8 +517,9 @@ TEST(zeroes_are_detected)
 
 TEST(zz_clean_up)
 {
-    static const char *const names[] = { "raw",  "small", "base", "locked",      "q.img",
-                                         "opts", "empty", "many", "modes.qcow2", "zeroes" };
+    static const char *const names[] = { "raw",         "small",  "base",  "locked",
+                                         "q.img",       "opts",   "empty", "many",
+                                         "modes.qcow2", "zeroes", "ring" };
 
     for (u32 i = 0; i < ARRAY_LEN(names); i++) {
         g_autofree char *p = g_build_filename(dir, names[i], NULL);

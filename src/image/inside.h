@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "image/node.h"
+#include "image/ring.h"
 #include "image/throttle.h"
 
 /*
@@ -26,6 +27,7 @@ struct image {
     u32 asleep;  /* of the threads: in the middle of a request, for somebody to wake them */
     u32 pending; /* requests not yet done */
     u32 active;  /* of them, and of those on callers' threads, those inside the node */
+    u32 in_ring; /* of the active ones */
     u32 paused;  /* who wants nothing to become active */
     bool closing;
     struct request *held;  /* failed, and wait for image_retry() */
@@ -33,6 +35,7 @@ struct image {
     int held_err;
     enum image_on_error on_read, on_write;
     /* not under the lock */
+    struct ring *ring; /* NULL: threads do all */
     struct throttle_member throttle;
     image_failed *failed;
     void *failed_opaque;

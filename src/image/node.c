@@ -170,6 +170,24 @@ int node_discard(struct node *n, u64 at, u64 len)
     return r;
 }
 
+bool node_direct(struct node *n, enum image_op op, u64 at, u64 len, const struct iovec *v,
+                 int k, struct direct *ret)
+{
+    if (!n->drv->direct)
+        return false;
+    if (op != IMAGE_OP_READ && n->read_only)
+        return false;
+    if (op == IMAGE_OP_WRITE && (n->detect_zeroes || tapped(n)))
+        return false;
+    return n->drv->direct(n, op, at, len, v, k, ret);
+}
+
+void node_direct_wrote(struct node *n, u64 end)
+{
+    for (; n; n = n->file) /* all at the same place: who has none of its own, has no direct() */
+        wrote(n, end);
+}
+
 int node_flush(struct node *n)
 {
     return n->read_only || !n->drv->flush ? 0 : n->drv->flush(n);

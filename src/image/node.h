@@ -58,6 +58,7 @@ struct open_how {
     bool share_rw;    /* others may write too */
     bool discard;     /* discards reach the bottom */
     enum image_cache cache;
+    enum image_aio aio;
     u32 depth;           /* of the backing chain and of children, bounded */
     struct graph *graph; /* enters what is opened, and resolves node names; or NULL */
 };
@@ -88,6 +89,12 @@ struct image_option {
     enum option_type type;
     const char *help;
     const char *def; /* shown when a new image is announced; NULL: not shown */
+};
+
+struct direct {
+    int fd;
+    u64 at;
+    bool no_flush; /* nobody wants it to be durable */
 };
 
 struct node;
@@ -148,6 +155,9 @@ struct driver {
     /* Bytes that an image of `size` with `data` bytes written takes. */
     bool (*measure)(u64 size, u64 data, struct dict *, struct image_measure *ret, GError **);
     const struct snapshot_ops *snapshots;
+    /* Where the bytes lie plainly in a file, for io_uring, see node_direct(). NULL: not so. */
+    bool (*direct)(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
+                   struct direct *ret);
     /* Protocols: writing comes or goes while it is open, and with it the locks. */
     bool (*set_writable)(struct node *, bool writable, GError **);
 };
@@ -242,6 +252,11 @@ int node_flush(struct node *);
 int node_status(struct node *, u64 at, u64 len, struct extent *ret);
 /* The same through the backing chain, see image_status_now(). */
 int node_chain_status(struct node *, u64 at, u64 len, u32 layers, struct image_extent *ret);
+/* May the request be made of that file instead?  If so, and it has been done as a whole, tell
+ * node_direct_wrote() of a write's end.  For READ, WRITE and FLUSH. */
+bool node_direct(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
+                 struct direct *ret);
+void node_direct_wrote(struct node *, u64 end);
 int node_pread(struct node *, u64 at, void *to, size_t n);
 int node_pwrite(struct node *, u64 at, const void *from, size_t n);
 /* From the backing file, zeroes where there is none or where it ends. */

@@ -74,6 +74,10 @@ struct image *img_open(const char *name, const struct img_open *h)
         img_fail("Invalid cache option: %s", h->cache);
         return NULL;
     }
+    if (h->aio && !image_aio_from_text(h->aio, &o.aio)) {
+        img_fail("Invalid aio option: %s", h->aio);
+        return NULL;
+    }
     if (h->image_opts) {
         struct dict *d = dict_from_text(name, NULL, &error);
 

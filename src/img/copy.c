@@ -120,7 +120,7 @@ struct bench {
     GCond changed;
     u64 at, step, size;
     u32 bytes, left, under_way, flush_every, since_flush;
-    bool write, drain, flushing;
+    bool write, drain, flushing, reaps;
     int ret;
 };
 struct bench_slot {
@@ -153,6 +153,25 @@ static void flush_done(void *opaque, int ret)
     g_mutex_unlock(&b->lock);
 }
 
+/* Until a request has come back. REQUIRES(b->lock), let go of meanwhile */
+static void bench_wait(struct bench *b)
+{
+    enum { LOOK_AGAIN = 1 }; /* ms: threads may have had a part of them */
+
+    if (!b->reaps) {
+        g_cond_wait(&b->changed, &b->lock);
+        return;
+    }
+    g_mutex_unlock(&b->lock);
+    image_batch(b->img, false);
+    if (!image_reap(b->img)) {
+        image_reap_wait(b->img, LOOK_AGAIN);
+        image_reap(b->img);
+    }
+    image_batch(b->img, true);
+    g_mutex_lock(&b->lock);
+}
+
 /* REQUIRES(b->lock), let go of while waiting and submitting */
 static void bench_run(struct bench *b, struct bench_slot *slots, u32 depth)
 {
@@ -160,7 +179,7 @@ static void bench_run(struct bench *b, struct bench_slot *slots, u32 depth)
         bool flush = b->flush_every && b->since_flush >= b->flush_every && !b->flushing;
 
         if (flush && b->drain && b->under_way) {
-            g_cond_wait(&b->changed, &b->lock);
+            bench_wait(b);
             continue;
         }
         if (flush) {
@@ -172,7 +191,7 @@ static void bench_run(struct bench *b, struct bench_slot *slots, u32 depth)
             continue;
         }
         if (!b->left || b->under_way == depth || (b->flushing && b->drain)) {
-            g_cond_wait(&b->changed, &b->lock);
+            bench_wait(b);
             continue;
         }
         u32 i = 0;
@@ -209,7 +228,7 @@ int img_bench(int argc, char **argv)
     bool quiet = false;
     int ch;
 
-    while ((ch = getopt_long(argc, argv, "c:d:f:no:qs:S:t:wU", longs, NULL)) != -1) {
+    while ((ch = getopt_long(argc, argv, "c:d:f:i:no:qs:S:t:wU", longs, NULL)) != -1) {
         bool ok = true;
 
         switch (ch) {
@@ -222,8 +241,12 @@ int img_bench(int argc, char **argv)
         case 'f':
             h.format = optarg;
             break;
+        case 'i':
+            h.aio = optarg;
+            break;
         case 'n':
-            break; /* native AIO: threads carry all requests */
+            h.aio = "native";
+            break;
         case 'o':
             ok = parse_size(optarg, INT64_MAX, &offset);
             break;
@@ -294,10 +317,13 @@ int img_bench(int argc, char **argv)
     memset(buf, (int)pattern, bytes * depth);
     for (u64 i = 0; i < depth; i++)
         slots[i] = (struct bench_slot){ &b, { buf + i * bytes, 0 } };
+    b.reaps = image_reap_by(b.img, -1);
     s64 began = g_get_monotonic_time();
+    image_batch(b.img, true);
     g_mutex_lock(&b.lock);
     bench_run(&b, slots, (u32)depth);
     g_mutex_unlock(&b.lock);
+    image_batch(b.img, false);
     image_drain(b.img);
     double took = (double)(g_get_monotonic_time() - began) / 1e6;
     int r = b.ret ? img_fail("Failed request: %s", g_strerror(-b.ret)) : 0;

@@ -40,7 +40,7 @@ int img_usage(const char *command); /* after a wrong option: says where help is;
 
 /* How a command opens an image. */
 struct img_open {
-    const char *format, *cache;
+    const char *format, *cache, *aio;
     bool image_opts, force_share, write, no_backing, check, no_io;
     const char *snapshot;
     bool quiet;

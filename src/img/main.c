@@ -13,7 +13,8 @@ static const struct img_command commands[] = {
     { "amend", img_amend,
       "[--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options filename" },
     { "bench", img_bench,
-      "[-c count] [-d depth] [-f fmt] [--flush-interval=N] [-n] [--no-drain] [-o offset] "
+      "[-c count] [-d depth] [-f fmt] [--flush-interval=N] [-i aio] [-n] [--no-drain] [-o "
+      "offset] "
       "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
       "filename" },
     { "check", img_check,

@@ -151,9 +151,6 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     if (media &&
         !value_one_of("media", media, (const char *const[]){ "disk", "cdrom", NULL }, error))
         return false;
-    if (aio && !value_one_of("aio", aio, (const char *const[]){ "threads", NULL }, error))
-        return false;
-
     struct drive_desc *d = drive_add(p, iface, file && *file ? file : NULL);
     if (rerror && (!image_on_error_from_text(rerror, &d->rerror) || d->rerror == IMAGE_ENOSPC))
         return fail(error, ERR_ARGUMENT, "rerror is report, ignore or stop, not '%s'", rerror);
@@ -172,6 +169,8 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         return false;
     if (discard && !set_discard(&d->options, discard, error))
         return false;
+    if (aio && !image_aio_from_text(aio, &d->options.aio))
+        return fail(error, ERR_ARGUMENT, "aio is threads, native or io_uring, not '%s'", aio);
     if (detect && !set_detect(&d->options, detect, error))
         return false;
     if (ro && !value_bool("read-only", ro, &d->options.read_only, error))

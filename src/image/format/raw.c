@@ -71,6 +71,13 @@ static int raw_status(struct node *n, u64 at, u64 len, struct extent *ret)
     return node_status(n->file, at + container_of(n, struct raw, node)->offset, len, ret);
 }
 
+static bool raw_direct(struct node *n, enum image_op op, u64 at, u64 len, const struct iovec *v,
+                       int k, struct direct *ret)
+{
+    return !container_of(n, struct raw, node)->offset &&
+           node_direct(n->file, op, at, len, v, k, ret);
+}
+
 static const struct image_option raw_options[] = {
     { "preallocation", OPTION_STR, "Preallocation mode (allowed values: off, falloc, full)",
       NULL },
@@ -127,6 +134,7 @@ const struct driver format_raw = {
     .discard = raw_discard,
     .flush = raw_flush,
     .status = raw_status,
+    .direct = raw_direct,
     .create_options = raw_options,
     .create = raw_create,
     .resize = raw_resize,

@@ -28,7 +28,7 @@ struct file {
     int fd, direct_fd; /* direct_fd: -1 without O_DIRECT */
     int lock_fd;       /* the description that holds the locks, when it is not fd's: else -1 */
     bool block_dev;
-    bool no_flush;
+    bool no_flush, ring;
     bool no_holes; /* the file system cannot say where holes are */
     bool no_lock;
     u32 denies; /* PERM_* that others shall not do */
@@ -118,6 +118,20 @@ static int file_write(struct node *n, u64 at, u64 len, struct cursor *c)
     }
     grown(f, at);
     return 0;
+}
+
+static bool file_direct(struct node *n, enum image_op op, u64 at, u64 len,
+                        const struct iovec *v, int k, struct direct *ret)
+{
+    struct file *f = container_of(n, struct file, node);
+    const struct cursor c = { (struct iovec *)v, k };
+
+    /* What grows the file, or ends beyond its end, needs a look. */
+    if (!f->ring || (op != IMAGE_OP_FLUSH && (len > n->size || at > n->size - len)))
+        return false;
+    *ret = (struct direct){ op == IMAGE_OP_FLUSH ? f->fd : fd_for(f, at, len, &c), at,
+                            f->no_flush };
+    return true;
 }
 
 static bool try_fallocate(const struct file *f, int mode, u64 at, u64 len)
@@ -232,13 +246,20 @@ static bool file_open(struct node *n, struct dict *o, const struct open_how *how
                       GError **error)
 {
     static const char *const lockings[] = { "auto", "on", "off", NULL };
+    static const char *const aios[] = {
+        [IMAGE_AIO_DEFAULT] = "default",
+        [IMAGE_AIO_THREADS] = "threads",
+        [IMAGE_AIO_NATIVE] = "native",
+        [IMAGE_AIO_IO_URING] = "io_uring",
+        NULL,
+    };
     struct file *f = container_of(n, struct file, node);
     const char *path = dict_str(o, "filename");
     int locking = dict_enum(o, "locking", lockings, 0);
 
     f->fd = f->direct_fd = f->lock_fd = -1;
-    dict_str(
-        o, "aio"); /* threads carry all requests; io_uring and native mean the same to users */
+    enum image_aio aio = (enum image_aio)dict_enum(o, "aio", aios, (int)how->aio);
+    f->ring = aio != IMAGE_AIO_THREADS;
     f->no_flush = how->cache == IMAGE_UNSAFE;
     u32 does = PERM_READ | (how->write ? PERM_WRITE | PERM_RESIZE : 0);
     f->denies = how->force_share || how->share_rw ? 0 : PERM_WRITE | PERM_RESIZE;
@@ -398,7 +419,7 @@ static const struct image_option file_options[] = {
 #define FILE_OPS                                                                               \
     .kind = PROTOCOL, .size = sizeof(struct file), .open = file_open, .close = file_close,     \
     .read = file_read, .write = file_write, .zero = file_zero, .discard = file_discard,        \
-    .flush = file_flush, .status = file_status, .resize = file_resize,                         \
+    .flush = file_flush, .direct = file_direct, .status = file_status, .resize = file_resize,  \
     .set_writable = file_set_writable
 
 const struct driver proto_file = {

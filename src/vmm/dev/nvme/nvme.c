@@ -344,13 +344,19 @@ static void leave(struct nvme *s, struct nvme_req *q)
     eventfd_ring(s->done_fd);
 }
 
-/* A thread of the image's. */
+static __thread struct nvme *reaping; /* this thread has its lock */
+
+/* A thread of the image's, or one that reaps. */
 static void image_did(void *opaque, int ret)
 {
     struct nvme_req *q = opaque;
     struct nvme *s = q->s;
 
     q->ret = ret;
+    if (reaping == s) {
+        finish_ret(q);
+        return;
+    }
     if (!dev_trylock(&s->pci.dev)) {
         leave(s, q);
         return;
@@ -364,8 +370,15 @@ static void done_kicked(void *opaque)
     struct nvme *s = opaque;
 
     dev_lock(&s->pci.dev);
+    image_batch(s->image, true); /* what comes next in the queues */
+    reaping = s;
+    u32 n = image_reap(s->image);
+    reaping = NULL;
     finish_list(s);
+    image_batch(s->image, false);
     dev_unlock(&s->pci.dev);
+    if (n)
+        eventfd_ring(s->done_fd); /* there may be more; others may have the lock first */
 }
 
 /* ---- data pointers -------------------------------------------------------------------------
@@ -801,7 +814,7 @@ static bool running(const struct nvme *s)
     return s->r.csts & CSTS_RDY && s->r.cc & CC_EN && pci_master(&s->pci);
 }
 
-static void sq_run(struct nvme *s, u16 id)
+static void take_commands(struct nvme *s, u16 id)
 {
     struct sq_regs *r = &s->r.sq[id];
     u32 budget = ENTRIES_MAX;
@@ -833,6 +846,13 @@ static void sq_run(struct nvme *s, u16 id)
         req_put(q);
         cq_signal(s, cq);
     }
+}
+
+static void sq_run(struct nvme *s, u16 id)
+{
+    image_batch(s->image, true);
+    take_commands(s, id);
+    image_batch(s->image, false);
 }
 
 static void cq_moved(struct nvme *s, u16 id)
@@ -1072,6 +1092,7 @@ static bool nvme_init(struct dev *d, GError **error)
         iothread_free(s->io);
         return false;
     }
+    image_reap_by(s->image, s->done_fd);
     pci_bar_add(&s->pci, 0, PCI_BAR_MEM64, &nvme_bar);
     pci_msix_add(&s->pci, 4, s->queues + 1);
     vm_listen(d->vm, heard, s);
@@ -1137,6 +1158,7 @@ static void nvme_fini(struct dev *d)
     }
     disabled(s);
     dev_unlock(d);
+    image_reap_off(s->image);
     iothread_free(s->io);
     while (s->free) {
         struct nvme_req *q = s->free;

@@ -2,9 +2,10 @@
 /*
  * blk.c - virtio block device over a disk image.  VIRTIO 1.2, 5.2.
  *
- * A request's data goes straight between the image and guest RAM.  Completions come on the
- * image's threads: they take the device's lock if it is free, else they leave the request on a
- * list for the I/O thread.  So a reset, which holds the lock, can wait for the image to drain.
+ * A request's data goes straight between the image and guest RAM.  Completions come on the I/O
+ * thread, which fetches those of io_uring, or on the image's threads: they take the device's
+ * lock if it is free, else they leave the request on a list for the I/O thread.  So a reset,
+ * which holds the lock, can wait for the image to drain.
  *
  * Without FLUSH accepted, or with the write cache turned off (CONFIG_WCE), writes are durable
  * when they complete.
@@ -151,13 +152,19 @@ static void finish_ret(struct blk_req *r)
     finish(r, r->ret == 0 ? S_OK : r->ret == -ENOTSUP ? S_UNSUPP : S_IOERR);
 }
 
-/* A thread of the image's. */
+static __thread struct vblk *reaping; /* this thread has its lock */
+
+/* A thread of the image's, or one that reaps. */
 static void image_did(void *opaque, int ret)
 {
     struct blk_req *r = opaque;
     struct vblk *s = r->s;
 
     r->ret = ret;
+    if (reaping == s) {
+        finish_ret(r);
+        return;
+    }
     if (dev_trylock(&s->v.pci.dev)) {
         finish_ret(r);
         dev_unlock(&s->v.pci.dev);
@@ -185,6 +192,10 @@ static void done_kicked(void *opaque)
     struct vblk *s = opaque;
 
     dev_lock(&s->v.pci.dev);
+    reaping = s;
+    while (image_reap(s->image))
+        ;
+    reaping = NULL;
     finish_list(s);
     dev_unlock(&s->v.pci.dev);
 }
@@ -318,7 +329,7 @@ static void start(struct blk_req *r)
     }
 }
 
-static void handle(struct vq *vq)
+static void take_requests(struct vq *vq)
 {
     struct vblk *s = vblk_of(vq->v);
     unsigned budget = vq->r->size;
@@ -339,6 +350,15 @@ static void handle(struct vq *vq)
             }
         }
     } while (vq_enable(vq));
+}
+
+static void handle(struct vq *vq)
+{
+    struct vblk *s = vblk_of(vq->v);
+
+    image_batch(s->image, true);
+    take_requests(vq);
+    image_batch(s->image, false);
 }
 
 /* ---- configuration ---- */
@@ -452,6 +472,7 @@ static bool blk_init(struct virtio *v, GError **error)
     s->done_fd = iothread_add(v->io, done_kicked, s, error);
     if (s->done_fd < 0)
         return false;
+    image_reap_by(s->image, s->done_fd);
     for (u32 i = 0; i < s->num_queues; i++)
         virtio_add_queue(v, s->queue_size, handle);
     return true;
@@ -462,6 +483,7 @@ static void blk_fini(struct virtio *v)
     struct vblk *s = vblk_of(v);
 
     image_drain(s->image);
+    image_reap_off(s->image);
     for (struct blk_req *r = atomic_exchange(&s->done, NULL), *next; r; r = next) {
         next = r->next;
         req_put(r);
