@@ -170,7 +170,7 @@ void drive_free_unused(struct vm *vm, const char *node_name)
 {
     for (u32 i = 0; vm->drives && i < vm->drives->len;) {
         struct drive *d = vm->drives->pdata[i];
-        bool ours = d->node && !d->used && d->image &&
+        bool ours = d->node && !d->dev && d->image &&
                     graph_find_node(vm->graph, node_name) == graph_image_node(d->image);
 
         if (ours)
