@@ -187,15 +187,21 @@ static void finish_list(struct vblk *s)
     }
 }
 
+/* REQUIRES the device's lock */
+static void reap(struct vblk *s)
+{
+    reaping = s;
+    while (image_reap(s->image)) /* it starts none, so they have an end */
+        ;
+    reaping = NULL;
+}
+
 static void done_kicked(void *opaque)
 {
     struct vblk *s = opaque;
 
     dev_lock(&s->v.pci.dev);
-    reaping = s;
-    while (image_reap(s->image))
-        ;
-    reaping = NULL;
+    reap(s);
     finish_list(s);
     dev_unlock(&s->v.pci.dev);
 }
@@ -359,6 +365,7 @@ static void handle(struct vq *vq)
     image_batch(s->image, true);
     take_requests(vq);
     image_batch(s->image, false);
+    reap(s);
 }
 
 /* ---- configuration ---- */
