@@ -25,8 +25,8 @@ static void tell_failed(void *opaque)
     const char *node = d && d->image ? image_node_name(d->image) : NULL;
 
     if (d && f->vm->io_error)
-        f->vm->io_error(f->vm, f->id, d->dev ? d->dev->id : NULL, node, f->read, f->err,
-                        f->did);
+        f->vm->io_error(f->vm, d->node ? "" : f->id, d->dev ? d->dev->id : NULL, node, f->read,
+                        f->err, f->did);
     if (d && f->did == VM_IO_STOP && f->vm->run == RUN_RUNNING)
         vm_stop(f->vm, RUN_IO_ERROR);
     g_free(f->id);
