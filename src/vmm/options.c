@@ -172,7 +172,7 @@ static const struct option {
     { "bios", opt_bios, "FILE", "firmware instead of SeaBIOS" },
     { "boot", opt_boot, "[order=]LETTERS[,once=,menu=on|off,strict=,splash-time=,...]",
       "what the firmware boots: a floppy, c disk, d CD-ROM, n network" },
-    { "drive", opt_drive, "file=F[,if=ide|floppy|virtio|none,index=,format=,id=,media=,...]",
+    { "drive", opt_drive, "file=F[,if=ide|scsi|floppy|virtio|none,index=,format=,id=,media=,...]",
       "a disk" },
     { "blockdev", opt_blockdev, "driver=FORMAT,node-name=N,file.filename=F,...", "a disk image by node" },
     { "hda", opt_hda, "FILE", "first IDE disk (also FILE alone); -hdb, -hdc, -hdd: the others" },

@@ -138,13 +138,13 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
     g_autofree char *rerror = opts_take(kv, "rerror");
     g_autofree char *werror = opts_take(kv, "werror");
 
-    if (iface && !g_strv_contains(
-                     (const char *const[]){ "ide", "floppy", "virtio", "none", NULL }, iface)) {
-        if (g_strv_contains((const char *const[]){ "scsi", "sd", "mtd", "pflash", "xen", NULL },
-                            iface))
+    if (iface &&
+        !g_strv_contains(
+            (const char *const[]){ "ide", "scsi", "floppy", "virtio", "none", NULL }, iface)) {
+        if (g_strv_contains((const char *const[]){ "sd", "mtd", "pflash", "xen", NULL }, iface))
             return fail(error, ERR_UNSUPPORTED, "if=%s is not there yet; use if=ide", iface);
         return fail(error, ERR_ARGUMENT,
-                    "there is no if=%s; there is ide, floppy, virtio, none", iface);
+                    "there is no if=%s; there is ide, scsi, floppy, virtio, none", iface);
     }
     if (id && !value_id(id, error))
         return false;
@@ -238,11 +238,17 @@ bool opt_cdrom(struct parse *p, const char *arg, GError **error UNUSED)
 
 /* ---- which drive sits where ---- */
 
+enum { SCSI_UNITS = 7 };
+
 static const struct iface {
     const char *name;
     u32 units; /* a bus has; 0: there are no buses */
     u32 max;   /* drives in all; 0: any number */
-} ifaces[] = { { "ide", 2, 4 }, { "floppy", 0, 2 }, { "virtio", 0, 0 }, { "none", 0, 0 } };
+} ifaces[] = {
+    { "ide", 2, 4 },    { "scsi", SCSI_UNITS, 4 * SCSI_UNITS },
+    { "floppy", 0, 2 }, { "virtio", 0, 0 },
+    { "none", 0, 0 },
+};
 
 static bool place_taken(const struct parse *p, const struct drive_desc *d, int index)
 {
@@ -286,8 +292,20 @@ static void drive_name(struct drive_desc *d)
     if (strcmp(d->iface, "ide") == 0)
         d->id =
             g_strdup_printf("ide%d-%s%d", d->index / 2, d->cdrom ? "cd" : "hd", d->index % 2);
+    else if (strcmp(d->iface, "scsi") == 0)
+        d->id = g_strdup_printf("scsi%d-%s%d", d->index / SCSI_UNITS, d->cdrom ? "cd" : "hd",
+                                d->index % SCSI_UNITS);
     else
         d->id = g_strdup_printf("%s%d", d->iface, d->index);
+}
+
+/* The host adapter of a drive's bus, if none of the drives before has made it. */
+static void scsi_adapter(struct parse *p, const char *id)
+{
+    for (guint i = 0; i < p->m->devices->len; i++)
+        if (g_strcmp0(((const struct device_desc *)p->m->devices->pdata[i])->id, id) == 0)
+            return;
+    machine_add_device(p->m, "lsi53c895a", id, "-drive", opts_parse("", NULL, "drive", NULL));
 }
 
 static void drive_device(struct parse *p, const struct drive_desc *d)
@@ -304,6 +322,15 @@ static void drive_device(struct parse *p, const struct drive_desc *d)
         type = d->cdrom ? "ide-cd" : "ide-hd";
         opts_add(props, "bus", bus);
         opts_add(props, "unit", d->index % 2 ? "1" : "0");
+    } else if (strcmp(d->iface, "scsi") == 0) {
+        g_autofree char *id = g_strdup_printf("lsi%d", d->index / SCSI_UNITS);
+        g_autofree char *bus = g_strconcat(id, ".0", NULL);
+        g_autofree char *unit = g_strdup_printf("%d", d->index % SCSI_UNITS);
+
+        scsi_adapter(p, id);
+        type = d->cdrom ? "scsi-cd" : "scsi-hd";
+        opts_add(props, "bus", bus);
+        opts_add(props, "scsi-id", unit);
     } else if (strcmp(d->iface, "floppy") == 0) {
         type = "floppy";
         opts_add(props, "unit", d->index ? "1" : "0");

@@ -231,9 +231,9 @@ TEST(drives)
     EXPECT_STR(dict_peek(d->dict, "file.driver"), "file");
     options_free(o);
 
-    bad("-drive file=x,if=scsi", "-drive: if=scsi is not there yet; use if=ide");
+    bad("-drive file=x,if=sd", "-drive: if=sd is not there yet; use if=ide");
     bad("-drive file=x,if=foo",
-        "-drive: there is no if=foo; there is ide, floppy, virtio, none");
+        "-drive: there is no if=foo; there is ide, scsi, floppy, virtio, none");
     bad("-drive if=virtio", "-drive: 'if=virtio': file= is needed");
     GError *e = NULL;
     EXPECT(!parse("-drive file=x,if=virtio,format=zip", &e));
@@ -279,6 +279,16 @@ TEST(ide_drives)
     EXPECT_STR(device_of(o, 0, "drive"), "ide0-hd0");
     EXPECT_STR(device_of(o, 1, "drive"), "ide1-cd1"); /* empty */
     EXPECT_EQ(o->machine->devices->len, 2);
+    options_free(o);
+
+    o = good("-drive file=a,if=scsi -drive file=b,if=scsi,bus=1 -drive if=scsi,media=cdrom");
+    EXPECT_STR(device_of(o, 0, "type"), "lsi53c895a");
+    EXPECT_STR(device_of(o, 1, "drive"), "scsi0-hd0");
+    EXPECT_STR(device_of(o, 1, "bus"), "lsi0.0");
+    EXPECT_STR(device_of(o, 2, "type"), "lsi53c895a");
+    EXPECT_STR(device_of(o, 3, "bus"), "lsi1.0");
+    EXPECT_STR(device_of(o, 4, "type"), "scsi-cd");
+    EXPECT_STR(device_of(o, 4, "scsi-id"), "1");
     options_free(o);
 
     o = good("-M microvm -kernel k -drive file=x");

@@ -139,6 +139,18 @@ def debian_virtio_scsi(t):
     )  # fmt: skip
 
 
+# Debian's cloud kernel has no driver for it: its boot loader and kernel come from it by SeaBIOS,
+# and that the kernel is there is all there is to see.
+@case("LSI SCSI: SeaBIOS, Debian's boot loader and kernel", ci=False)
+def debian_lsi_loader(t):
+    path = disk.make(t, "debian")
+    args = t.accel + t.cpu + ["-m", "1024", "-nographic", "-nic", "none", "-device", "lsi,id=scsi0",
+                              "-drive", "file=%s,if=none,id=d,format=raw,snapshot=on" % path,
+                              "-device", "scsi-hd,drive=d,bus=scsi0.0,scsi-id=2,bootindex=1"]
+    with Guest(args, tty=True) as guest:
+        guest.expect("Linux version", 120)
+
+
 # ---- Debian's kernel with the drivers that its cloud kernel has not ----
 
 INIT = r"""#!/bin/busybox sh
@@ -314,6 +326,27 @@ def linux_virtio_scsi(t):
          "-device", "scsi-cd,drive=c,bus=scsi0.0,scsi-id=5"], CD_CHECK,
     )  # fmt: skip
     t.ok("Write cache: disabled" in text and "4096-byte logical" in text, "the disks are others")
+    cd_check(t, text, iso)
+
+
+@case("LSI SCSI: Linux, three disks with queuing and a CD-ROM", ci=False)
+def linux_lsi(t):
+    a, b, d = images(t, "lsi-a", "lsi-b", "lsi-d")
+    iso = rescue("grub-rescue-cdrom.iso")
+    text = drivers(
+        t, "lsi", ["sym53c8xx", "sd_mod", "sr_mod"], ["sda", "sdb", "sdc"],
+        ["-device", "lsi53c895a,id=scsi0",
+         "-drive", "if=none,id=a,format=raw,file=" + a,
+         "-device", "scsi-hd,drive=a,bus=scsi0.0,scsi-id=0",
+         "-drive", "if=none,id=b,format=raw,file=" + b,
+         "-device", "scsi-hd,drive=b,bus=scsi0.0,scsi-id=0,lun=3,logical_block_size=4096,"
+         "physical_block_size=4096",
+         "-drive", "if=none,id=d,format=raw,file=" + d,
+         "-device", "scsi-hd,drive=d,bus=scsi0.0,scsi-id=5,write-cache=off",
+         "-drive", "if=none,id=c,media=cdrom,file=" + iso,
+         "-device", "scsi-cd,drive=c,bus=scsi0.0,scsi-id=6"], CD_CHECK,
+    )  # fmt: skip
+    t.ok("tagged command queuing enabled" in text, "no queuing:\n" + text)
     cd_check(t, text, iso)
 
 

@@ -52,6 +52,7 @@ const struct dev_type *const dev_types[] = {
     &piix3_type,
     &piix4_pm_type,
     /* scsi/ */
+    &lsi53c895a_type,
     &scsi_cd_type,
     &scsi_hd_type,
     /* virtio/ */

@@ -17,6 +17,7 @@ const char *machine_type_name(const struct machine_desc *d, const char *name)
     static const char *const names[][3] = {
         { "virtio-blk", "virtio-blk-pci", "virtio-blk-device" },
         { "virtio-net", "virtio-net-pci", "virtio-net-device" },
+        { "lsi", "lsi53c895a", "lsi53c895a" },
         { "virtio-scsi", "virtio-scsi-pci", "virtio-scsi-device" },
         { "ahci", "ich9-ahci", "ich9-ahci" },
     };

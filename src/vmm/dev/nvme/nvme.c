@@ -365,31 +365,20 @@ static void image_did(void *opaque, int ret)
     dev_unlock(&s->pci.dev);
 }
 
-/* Those that have come, and those that they make room for: some, so that others get the lock.
- * REQUIRES the device's lock */
-static void reap(struct nvme *s)
-{
-    enum { ROUNDS = 16 };
-    u32 n = 1;
-
-    if (reaping == s) /* the one that has called us goes on */
-        return;
-    reaping = s;
-    for (u32 i = 0; i < ROUNDS && n; i++)
-        n = image_reap(s->image);
-    reaping = NULL;
-    if (n)
-        eventfd_ring(s->done_fd);
-}
-
 static void done_kicked(void *opaque)
 {
     struct nvme *s = opaque;
 
     dev_lock(&s->pci.dev);
-    reap(s);
+    image_batch(s->image, true); /* what comes next in the queues */
+    reaping = s;
+    u32 n = image_reap(s->image);
+    reaping = NULL;
     finish_list(s);
+    image_batch(s->image, false);
     dev_unlock(&s->pci.dev);
+    if (n)
+        eventfd_ring(s->done_fd); /* there may be more; others may have the lock first */
 }
 
 /* ---- data pointers -------------------------------------------------------------------------
@@ -864,7 +853,6 @@ static void sq_run(struct nvme *s, u16 id)
     image_batch(s->image, true);
     take_commands(s, id);
     image_batch(s->image, false);
-    reap(s);
 }
 
 static void cq_moved(struct nvme *s, u16 id)

@@ -187,21 +187,15 @@ static void finish_list(struct vblk *s)
     }
 }
 
-/* REQUIRES the device's lock */
-static void reap(struct vblk *s)
-{
-    reaping = s;
-    while (image_reap(s->image)) /* it starts none, so they have an end */
-        ;
-    reaping = NULL;
-}
-
 static void done_kicked(void *opaque)
 {
     struct vblk *s = opaque;
 
     dev_lock(&s->v.pci.dev);
-    reap(s);
+    reaping = s;
+    while (image_reap(s->image))
+        ;
+    reaping = NULL;
     finish_list(s);
     dev_unlock(&s->v.pci.dev);
 }
@@ -365,7 +359,6 @@ static void handle(struct vq *vq)
     image_batch(s->image, true);
     take_requests(vq);
     image_batch(s->image, false);
-    reap(s);
 }
 
 /* ---- configuration ---- */
@@ -407,22 +400,6 @@ static void config_written(struct virtio *v, const u8 *bytes, u32 off, u32 len)
 
     if (off <= at && at < off + len && virtio_has(v, F_CONFIG_WCE))
         s->r.writeback = bytes[at] & 1;
-}
-
-static u64 whole_blocks(const struct vblk *s)
-{
-    return image_size(s->image) & ~(u64)(s->logical_block - 1);
-}
-
-/* Main thread: the disk has another size, which the driver learns by an interrupt. */
-static void resized(void *opaque)
-{
-    struct vblk *s = opaque;
-
-    dev_lock(&s->v.pci.dev);
-    s->capacity = whole_blocks(s);
-    virtio_config_changed(&s->v);
-    dev_unlock(&s->v.pci.dev);
 }
 
 /* ---- life ---- */
@@ -483,7 +460,7 @@ static bool blk_init(struct virtio *v, GError **error)
         return fail(error, ERR_BUSY, "drive=%s has a device already", drive->id);
     if (drive && !drive_error_props(drive, s->rerror, s->werror, error))
         return false;
-    s->capacity = whole_blocks(s);
+    s->capacity = image_size(s->image) & ~(u64)(s->logical_block - 1);
     v->features |= BIT(F_SEG_MAX) | BIT(F_BLK_SIZE) | BIT(F_FLUSH) | BIT(F_TOPOLOGY);
     if (s->config_wce)
         v->features |= BIT(F_CONFIG_WCE);
@@ -500,7 +477,6 @@ static bool blk_init(struct virtio *v, GError **error)
     image_reap_by(s->image, s->done_fd);
     if (drive)
         drive_attach(drive, &v->pci.dev, &v->pci.dev, NULL, s);
-    image_on_resize(s->image, resized, s);
     for (u32 i = 0; i < s->num_queues; i++)
         virtio_add_queue(v, s->queue_size, handle);
     return true;
@@ -510,7 +486,6 @@ static void blk_fini(struct virtio *v)
 {
     struct vblk *s = vblk_of(v);
 
-    image_on_resize(s->image, NULL, NULL);
     image_drain(s->image);
     image_reap_off(s->image);
     struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
