@@ -107,6 +107,15 @@ bool opt_accel(struct parse *p, const char *arg, GError **error)
         return fail(error, ERR_ARGUMENT, "tb-size=%" G_GUINT64_FORMAT ": at least %u (MiB)",
                     cache, CPU_CODE_CACHE_MIN_MIB);
     p->m->code_cache_mib = (u32)cache;
+    g_autofree char *direct = opts_take(kv, "direct");
+    static const char *const how[] = { "on", "off", "always", NULL }; /* enum cpu_direct */
+    if (direct) {
+        if (!value_one_of("direct", direct, how, error))
+            return false;
+        for (u32 k = 0; how[k]; k++)
+            if (strcmp(direct, how[k]) == 0)
+                p->m->direct = (enum cpu_direct)k;
+    }
     if (!value_none_left(kv, error))
         return false;
     /* Several -accel are tried in turn. */

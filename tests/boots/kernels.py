@@ -66,6 +66,12 @@ def small_cache(t):
         check(t, boot(t, "cloud-amd64", 2, more=["-accel", "soft,tb-size=4"]).console, 2)
 
 
+@case("kernel, all user code directly", ci=True)
+def direct(t):
+    if t.ours:
+        check(t, boot(t, "cloud-amd64", 2, more=["-accel", "soft,direct=always"]).console, 2)
+
+
 @case("kernel reboots")
 def reboots(t):
     args = t.accel + t.cpu + ["-m", "256", "-nographic", "-kernel", initrd.kernel("cloud-amd64")]

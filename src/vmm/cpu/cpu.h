@@ -45,6 +45,9 @@ struct cpu_ops {
 extern const struct cpu_ops cpu_ops_kvm, cpu_ops_soft;
 
 enum { CPU_CODE_CACHE_MIN_MIB = 4, CPU_CODE_CACHE_MAX_MIB = 1024 };
+/* soft: may user code run on the host's processor as it is? Where it pays; never; wherever it
+ * can (for tests). */
+enum cpu_direct { CPU_DIRECT_AUTO, CPU_DIRECT_OFF, CPU_DIRECT_ALWAYS };
 /* What the user asked for with -accel, -cpu, -smp; filled by the option parser. */
 struct cpu_config {
     const char *accel;   /* "kvm", "soft"/"tcg", "kvm:soft", or NULL: choose and log why */
@@ -52,6 +55,7 @@ struct cpu_config {
     u32 smp, sockets, cores, threads;
     bool no_kernel_irqchip;
     u32 code_cache_mib; /* soft: for translated code; 0: 64 */
+    enum cpu_direct direct;
     /* The platform's PCI/ioapic facts that KVM needs are in vm. */
 };
 

@@ -287,7 +287,8 @@ static bool build(struct machine *m, GError **error)
                                   .cores = d->cores,
                                   .threads = d->threads,
                                   .no_kernel_irqchip = d->no_kernel_irqchip,
-                                  .code_cache_mib = d->code_cache_mib };
+                                  .code_cache_mib = d->code_cache_mib,
+                                  .direct = d->direct };
     if (!set_clock(m, error) || !machine_make_ram(m, error) ||
         (board->memory && !board->memory(m, error)) || !cpu_open(m->vm, &m->cpu, error))
         return false;

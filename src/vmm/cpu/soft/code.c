@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* code.c - the code cache (code.h): finding, linking and dropping blocks. */
 #include "vmm/cpu/soft/code.h"
+#include "vmm/cpu/soft/direct_code.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -276,6 +277,13 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
     }
     atomic_fetch_add(&sv->page_gen[page_index], 1);
     pthread_mutex_unlock(&cc->lock);
+    if (direct_code_concerns(sv->direct_code, page_index)) {
+        struct vcpu *self = vcpu_current();
+
+        if (self)
+            soft_fp_save(self->impl);
+        direct_code_written(sv, page_index);
+    }
 }
 
 /* Everything goes; all other vCPUs are outside. */

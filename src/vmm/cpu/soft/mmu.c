@@ -14,6 +14,7 @@
  * of PAE paging are checked at the load of CR3, but read at the walk.  Memory types (PWT, PCD,
  * PAT) have no effect.  Not modelled: LA57, protection keys, shadow stacks.
  */
+#include "vmm/cpu/soft/direct.h"
 #include "vmm/cpu/soft/interp.h"
 
 #include <sys/mman.h>
@@ -375,6 +376,7 @@ static void space_flush(struct soft_vcpu *v, unsigned s)
     sp->large_lo[0] = sp->large_lo[1] = ~0ull;
     sp->large_hi[0] = sp->large_hi[1] = 0;
     sp->large_size = 0;
+    direct_flush_space(v, sp->cr3);
     code_flush_space(v, s);
 }
 
@@ -411,6 +413,7 @@ static void space_flush_local(struct soft_vcpu *v, unsigned s)
         sp->large_hi[half] = cur->large_hi[half];
     }
     sp->large_size = cur->large_size;
+    direct_flush_space(v, sp->cr3);
     code_flush_space(v, s);
 }
 
@@ -769,9 +772,11 @@ void mmu_flush_all(struct soft_vcpu *v)
         v->spaces[s].cr3 = ~0ull;
     }
     code_flush_contexts(v);
+    direct_flush_all(v);
     /* The slot at hand goes on under whatever CR3 is now. */
     cur->cr3 = v->s.cr3 & ~0xfffull;
     cur->pcid = v->s.cr4 & CR4_PCIDE ? v->s.cr3 & 0xfff : 0;
+    direct_choose(v);
 }
 
 /* Entries cut from a large page that va may lie in. */
@@ -819,6 +824,7 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
                 large_flush(v, &v->tlbs[s][c], va, sp->large_size);
         }
     }
+    direct_flush_page(v, va);
     /* The jump cache may know code of the whole large page, though the TLB has lost its entry. */
     if (any_large)
         code_flush_contexts(v);
@@ -835,6 +841,7 @@ static void space_use(struct soft_vcpu *v, unsigned s)
     class_tables(v);
     v->tlb = v->tlbs[s][soft_class(v)].e;
     code_leave_space(v);
+    direct_choose(v);
 }
 
 void mmu_set_cr3(struct soft_vcpu *v, u64 val)
@@ -848,7 +855,7 @@ void mmu_set_cr3(struct soft_vcpu *v, u64 val)
     if (!pcide) { /* one slot serves: every load flushes */
         v->spaces[0].cr3 = val & ~0xfffull;
         v->spaces[0].pcid = 0;
-        space_flush_local(v, 0);
+        space_flush_local(v, 0); /* under the new CR3's name */
         space_use(v, 0);
         return;
     }
@@ -863,9 +870,10 @@ void mmu_set_cr3(struct soft_vcpu *v, u64 val)
         s = victim;
         keep = false;
     }
-    if (!keep || v->spaces[s].cr3 != (val & ~0xfffull))
-        space_flush_local(v, s);
+    keep = keep && v->spaces[s].cr3 == (val & ~0xfffull);
     v->spaces[s].cr3 = val & ~0xfffull;
+    if (!keep)
+        space_flush_local(v, s);
     v->spaces[s].pcid = pcid;
     space_use(v, s);
 }
@@ -952,8 +960,10 @@ void mmu_protect_code(struct soft_vcpu *v, u64 page_index, _Atomic u8 *flags)
     for (u32 i = 0; i < v->vm->n_vcpus; i++) {
         struct vcpu *c = v->vm->vcpus[i];
 
-        if (c && c->impl)
+        if (c && c->impl) {
             mmu_drop_write(c->impl, page_index);
+            direct_flush_all(c->impl);
+        }
     }
     atomic_fetch_and(flags, (u8)~RAM_PAGE_WTLB);
     soft_exclusive_end(v);

@@ -22,6 +22,8 @@
 #include "base/log.h"
 #include "vmm/core/quiescent.h"
 #include "vmm/cpu/soft/code.h"
+#include "vmm/cpu/soft/direct.h"
+#include "vmm/cpu/soft/direct_code.h"
 #include "vmm/cpu/soft/native.h"
 
 enum { CODE_CACHE_DEFAULT = 64 * MiB };
@@ -60,6 +62,7 @@ static void stop_others(struct soft_vm *sv, struct soft_vcpu *self)
         if (!o || o == self)
             continue;
         atomic_store(&o->poll, 1);
+        direct_kick(o);
         for (u32 spins = 0; atomic_load(&o->running); spins++) {
             if (spins < 200)
                 __builtin_ia32_pause();
@@ -92,6 +95,7 @@ static void soft_kick(struct vcpu *c)
     struct soft_vcpu *v = c->impl;
 
     atomic_store(&v->poll, 1);
+    direct_kick(v);
     if (atomic_exchange(&v->hlt_wake, 1) == 2)
         syscall(SYS_futex, &v->hlt_wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
@@ -189,6 +193,7 @@ static void halt_wait(struct soft_vcpu *v)
 
         if (was != 1 && !atomic_load(&v->vcpu->events)) {
             slept = true;
+            direct_unpin(v);
             syscall(SYS_futex, &v->hlt_wake, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
         }
         atomic_store(&v->hlt_wake, 0);
@@ -221,6 +226,8 @@ static int take_interrupts(struct soft_vcpu *v)
             return SOFT_GO;
         }
         v->s.mp_state = MP_RUNNING;
+        if (v->cpl == 3)
+            direct_sample(v);
         return exc_interrupt(v, (u8)vector);
     }
     return SOFT_GO;
@@ -242,7 +249,15 @@ static void note_hot(struct soft_vcpu *v)
         *h = (struct code_hot){ v->s.rip, 1 };
 }
 
-static int interpret_one(struct soft_vcpu *v)
+static bool differs_on_host(const struct insn *i)
+{
+    return i->mnem == ZYDIS_MNEMONIC_CPUID || i->mnem == ZYDIS_MNEMONIC_RDTSCP ||
+           i->mnem == ZYDIS_MNEMONIC_RDPID || i->mnem == ZYDIS_MNEMONIC_LSL ||
+           i->mnem == ZYDIS_MNEMONIC_XSAVE || i->mnem == ZYDIS_MNEMONIC_XSAVE64 ||
+           i->mnem == ZYDIS_MNEMONIC_XSAVEC || i->mnem == ZYDIS_MNEMONIC_XSAVEC64;
+}
+
+int soft_interpret(struct soft_vcpu *v)
 {
     v->n_interp++;
     note_hot(v);
@@ -251,6 +266,10 @@ static int interpret_one(struct soft_vcpu *v)
     if (!i)
         return v->x.fetch_stop;
     v->n_mnem[i->mnem & (ARRAY_LEN(v->n_mnem) - 1)]++;
+    if (unlikely(v->direct && v->cpl == 3 && differs_on_host(i))) {
+        soft_fp_save(v);
+        direct_seen(v, i);
+    }
     return interp_exec(v, i);
 }
 
@@ -263,6 +282,12 @@ static bool needs_interpreter(const struct soft_vcpu *v)
         return true;
     return v->sv->interp_only || v->mode == MODE_16 || !v->flat || v->s.rflags & FL_TF ||
            v->s.int_shadow || v->dr_active || v->s.rflags & FL_RF || v->x.align;
+}
+
+/* User code of a space that has a stub. */
+static bool wants_direct(const struct soft_vcpu *v)
+{
+    return (v->direct_space || v->direct_always) && v->cpl == 3;
 }
 
 static const u8 *find_code(struct soft_vcpu *v)
@@ -302,7 +327,7 @@ static int run_code(struct soft_vcpu *v)
     const u8 *code = find_code(v);
 
     if (!code)
-        return interpret_one(v);
+        return soft_interpret(v);
     for (;;) {
         v->page_va = v->s.rip & ~4095ull;
         soft_fp_load(v);
@@ -318,7 +343,7 @@ static int run_code(struct soft_vcpu *v)
             struct block *b = code_find(v);
 
             if (!b)
-                return interpret_one(v);
+                return soft_interpret(v);
             code_link(v, link, b);
             code = v->code_base + b->code;
             break;
@@ -326,12 +351,12 @@ static int run_code(struct soft_vcpu *v)
         case CODE_EXIT_LOOKUP:
             code = find_code(v);
             if (!code)
-                return interpret_one(v);
+                return soft_interpret(v);
             break;
         case CODE_EXIT_INTERP: {
-            int stop = interpret_one(v);
+            int stop = soft_interpret(v);
 
-            if (stop != SOFT_GO || v->intr || needs_interpreter(v))
+            if (stop != SOFT_GO || v->intr || needs_interpreter(v) || wants_direct(v))
                 return stop;
             code = find_code(v);
             if (!code)
@@ -342,13 +367,13 @@ static int run_code(struct soft_vcpu *v)
             struct block *b = rewind_to_site(v) ? code_find_mode(v, CODE_NOSHARE) : NULL;
 
             if (!b)
-                return interpret_one(v);
+                return soft_interpret(v);
             code = v->code_base + b->code;
             break;
         }
         case CODE_EXIT_FAULT:
             rewind_to_site(v);
-            return interpret_one(v);
+            return soft_interpret(v);
         default:
             /* Events; or the block was dropped, and the jump cache still has it. */
             if (!v->poll)
@@ -394,13 +419,19 @@ static enum cpu_exit soft_run(struct vcpu *c)
             halt_wait(v);
             continue;
         }
-        stop = needs_interpreter(v) ? interpret_one(v) : run_code(v);
-        if (stop == SOFT_TRIPLE) {
-            why = CPU_EXIT_TRIPLE;
+        bool direct = wants_direct(v);
+
+        if (direct)
+            soft_fp_save(v);
+        if (!direct || !direct_run(v, &stop))
+            stop = needs_interpreter(v) ? soft_interpret(v) : run_code(v);
+        if (stop == SOFT_TRIPLE || stop == SOFT_LOST) {
+            why = stop == SOFT_TRIPLE ? CPU_EXIT_TRIPLE : CPU_EXIT_ERROR;
             break;
         }
     }
     soft_fp_save(v);
+    direct_unpin(v);
     run_end(v);
     native_thread_leave(v);
     return why;
@@ -439,6 +470,8 @@ static bool soft_vm_init(struct vm *vm, GError **error)
     vm->phys_bits = sv->cpuid.phys_bits;
     if (!code_init(sv, cfg->code_cache_mib ? cfg->code_cache_mib * MiB : CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
         return false;
+    if (cfg->direct != CPU_DIRECT_OFF && !sv->interp_only)
+        sv->direct_code = direct_code_new(sv->n_pages);
     native_install();
     ram_set_watch(vm->ram, code_written, sv);
     ram_listen(vm->ram, map_changed, sv);
@@ -453,6 +486,7 @@ static void soft_vm_fini(struct vm *vm)
         return;
     ram_set_watch(vm->ram, NULL, NULL);
     code_free(sv);
+    direct_code_free(sv->direct_code);
     if (sv->page_gen && sv->page_gen != MAP_FAILED)
         munmap(sv->page_gen, MAX(sv->n_pages, 1) * sizeof *sv->page_gen);
     g_free(sv);
@@ -482,6 +516,8 @@ static bool soft_vcpu_init(struct vcpu *c, GError **error)
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (v->jump_cache == MAP_FAILED || !mmu_init(v) || !interp_init(v))
         return fail(error, ERR_FAILED, "no memory for the tables of a software CPU");
+    if (sv->direct_code)
+        direct_init(v);
     return native_init(v, error);
 }
 
@@ -493,6 +529,7 @@ static void soft_vcpu_fini(struct vcpu *c)
         return;
     c->poll = NULL;
     c->impl = NULL;
+    direct_fini(v);
     native_fini(v);
     interp_fini(v);
     mmu_fini(v);
@@ -547,9 +584,12 @@ static void soft_dirty(struct vm *vm)
     struct soft_vm *sv = vm->cpu_vm;
 
     stop_others(sv, NULL);
-    for (u32 k = 0; k < vm->n_vcpus; k++)
-        if (vm->vcpus[k]->impl)
+    for (u32 k = 0; k < vm->n_vcpus; k++) {
+        if (vm->vcpus[k]->impl) {
             mmu_log_sync(vm->vcpus[k]->impl);
+            direct_log_sync(vm->vcpus[k]->impl, ram_logging(vm->ram));
+        }
+    }
     atomic_store(&sv->excl_pending, 0);
     pthread_mutex_unlock(&sv->excl_lock);
 }
@@ -580,6 +620,7 @@ static void soft_info(struct vm *vm, GString *to)
         for (unsigned e = 0; e < ARRAY_LEN(names); e++)
             g_string_append_printf(to, ", %s %" G_GUINT64_FORMAT, names[e], v->n_exit[e]);
         g_string_append_c(to, '\n');
+        direct_info(v, to);
         last = ~0ull;
         for (unsigned top = 0; top < 16; top++) {
             unsigned best = 0;

@@ -163,6 +163,11 @@ struct soft_vcpu {
     struct native_code *native;
     void *signal_stack;
     bool intr; /* the LAPIC may have something: ask it when interrupts are open */
+    struct direct *direct;             /* direct.c; NULL: all is translated */
+    struct direct_space *direct_space; /* of this CR3: user code runs in a stub */
+    bool direct_always;                /* a stub for every space: tests */
+    _Atomic pid_t direct_pid;          /* the stub that runs now */
+    _Atomic bool direct_again;         /* code that it was given was written: look again */
 };
 
 struct soft_vm {
@@ -171,6 +176,7 @@ struct soft_vm {
     struct code_cache *code;
     _Atomic u32 *page_gen; /* by RAM page index: counts writes to pages with RAM_PAGE_CODE */
     u64 n_pages;
+    struct direct_code *direct_code;
     bool interp_only; /* -accel soft,jit=off: the oracle */
     pthread_mutex_t excl_lock;
     pthread_cond_t excl_cond;
@@ -265,7 +271,8 @@ const struct insn *interp_fetch(struct soft_vcpu *);
  * Returns 0, or an enum soft_stop.
  */
 int interp_exec(struct soft_vcpu *, const struct insn *);
-enum soft_stop { SOFT_GO, SOFT_HALT, SOFT_TRIPLE, SOFT_LEAVE };
+/* SOFT_LOST: the vCPU cannot go on; logged. */
+enum soft_stop { SOFT_GO, SOFT_HALT, SOFT_TRIPLE, SOFT_LEAVE, SOFT_LOST };
 
 /* Delivers through the IDT (double and triple fault logic inside). Returns as interp_exec. */
 int exc_raise(struct soft_vcpu *, u8 vector, bool has_error, u32 error);
@@ -303,6 +310,8 @@ int soft_native(struct soft_vcpu *, const struct insn *, void *mem);
  * hold the code lock. */
 void soft_exclusive_begin(struct soft_vcpu *self);
 void soft_exclusive_end(struct soft_vcpu *self);
+/* Fetches and executes one instruction; an enum soft_stop. */
+int soft_interpret(struct soft_vcpu *);
 /* The jump-cache key has to change: mapping or mode changed for this space/context. */
 void code_context_changed(struct soft_vcpu *);
 /* Jump-cache entries that are void now: those of a space, those of supervisor code that is not

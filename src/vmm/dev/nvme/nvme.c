@@ -1080,9 +1080,6 @@ static bool nvme_init(struct dev *d, GError **error)
                     QUEUES - 1);
     if (s->logical_block != 512 && s->logical_block != 4096)
         return fail(error, ERR_ARGUMENT, "logical_block_size is 512 or 4096");
-    struct drive *drive = drive_find_image(d->vm, s->image);
-    if (drive && drive->dev)
-        return fail(error, ERR_BUSY, "drive=%s has a device already", drive->id);
     if (!pci_init(&s->pci, error))
         return false;
     s->shift = s->logical_block == 512 ? 9 : 12;
@@ -1096,8 +1093,6 @@ static bool nvme_init(struct dev *d, GError **error)
         return false;
     }
     image_reap_by(s->image, s->done_fd);
-    if (drive)
-        drive_attach(drive, d, d, NULL, s);
     pci_bar_add(&s->pci, 0, PCI_BAR_MEM64, &nvme_bar);
     pci_msix_add(&s->pci, 4, s->queues + 1);
     vm_listen(d->vm, heard, s);
@@ -1164,9 +1159,6 @@ static void nvme_fini(struct dev *d)
     disabled(s);
     dev_unlock(d);
     image_reap_off(s->image);
-    struct drive *drive = drive_find_image(d->vm, s->image);
-    if (drive)
-        drive_detach(drive);
     iothread_free(s->io);
     while (s->free) {
         struct nvme_req *q = s->free;

@@ -456,8 +456,6 @@ static bool blk_init(struct virtio *v, GError **error)
                     "block sizes are powers of two from 512 to 32768, the physical one not "
                     "smaller than the logical one");
     struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
-    if (drive && drive->dev)
-        return fail(error, ERR_BUSY, "drive=%s has a device already", drive->id);
     if (drive && !drive_error_props(drive, s->rerror, s->werror, error))
         return false;
     s->capacity = image_size(s->image) & ~(u64)(s->logical_block - 1);
@@ -475,8 +473,6 @@ static bool blk_init(struct virtio *v, GError **error)
     if (s->done_fd < 0)
         return false;
     image_reap_by(s->image, s->done_fd);
-    if (drive)
-        drive_attach(drive, &v->pci.dev, &v->pci.dev, NULL, s);
     for (u32 i = 0; i < s->num_queues; i++)
         virtio_add_queue(v, s->queue_size, handle);
     return true;
@@ -488,9 +484,6 @@ static void blk_fini(struct virtio *v)
 
     image_drain(s->image);
     image_reap_off(s->image);
-    struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
-    if (drive)
-        drive_detach(drive);
     for (struct blk_req *r = atomic_exchange(&s->done, NULL), *next; r; r = next) {
         next = r->next;
         req_put(r);
