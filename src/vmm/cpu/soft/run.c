@@ -564,13 +564,12 @@ static bool soft_set(struct vcpu *c, const struct x86_state *s, GError **error)
     memset(v->s.xsave + 512, 0, 64);
     memcpy(v->s.xsave + 512, &head, 8);
     v->fp_live = false;
-    /* After a reset all TSCs start from one moment, or they would differ by what it took. */
-    if (!c->index || s->msr.tsc || !v->sv->reset_tsc)
-        v->sv->reset_tsc = __builtin_ia32_rdtsc();
     /* A loader that changes registers puts the time back that it got: that is no change, and
      * would leave this TSC behind the others by what it took. */
-    if (!s->msr.tsc || s->msr.tsc != v->tsc_got)
-        c->tsc_offset = (s64)(s->msr.tsc - v->sv->reset_tsc);
+    if (!s->msr.tsc) /* reset: the host's own counter, so that nobody has to translate it */
+        c->tsc_offset = 0;
+    else if (s->msr.tsc != v->tsc_got)
+        c->tsc_offset = (s64)(s->msr.tsc - __builtin_ia32_rdtsc());
     v->tsc_offset = (u64)c->tsc_offset;
     mmu_flush_all(v);
     soft_update(v);

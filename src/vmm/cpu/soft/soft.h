@@ -181,7 +181,6 @@ struct soft_vm {
     pthread_mutex_t excl_lock;
     pthread_cond_t excl_cond;
     _Atomic u32 excl_pending;
-    u64 reset_tsc; /* host TSC when vCPU 0 was reset last: all guest TSCs count from there */
     pthread_mutex_t atomic_lock; /* locked accesses to devices */
 };
 
