@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * bench.h - small programs whose work is fixed and whose result is known to be the same on every
- * machine.  One static binary holds them all; it runs natively and in guests.
+ * machine.  One binary holds them all; it runs natively and in guests.
  */
 #pragma once
 #include <stdint.h>
@@ -27,4 +27,4 @@ static inline u64 next_random(u64 *state)
 
 #define NO_RESULT 0 /* what a program gives that this machine cannot run */
 
-extern const struct program compute_programs[], system_programs[]; /* end with a NULL group */
+extern const struct program compute_programs[], system_programs[], parallel_programs[]; /* end with a NULL group */

@@ -47,7 +47,19 @@ static u64 run_command(void)
     return sum;
 }
 
-static void measure(const struct program *p, int times)
+/* The compute programs are short; real ones are not. */
+enum { REPEAT = 8 };
+static u64 again(const struct program *p)
+{
+    u64 r = p->run();
+
+    for (int k = 1; k < REPEAT; k++)
+        if (p->run() != r)
+            return 0xdead;
+    return r;
+}
+
+static void measure(const struct program *p, int times, int repeat)
 {
     u64 least = UINT64_MAX, result = 0;
 
@@ -56,7 +68,7 @@ static void measure(const struct program *p, int times)
     for (int i = 0; i < times; i++) {
         struct timespec a, b;
         clock_gettime(CLOCK_MONOTONIC, &a);
-        u64 r = p->run();
+        u64 r = repeat ? again(p) : p->run();
         clock_gettime(CLOCK_MONOTONIC, &b);
         u64 ns = (b.tv_sec - a.tv_sec) * 1000000000ull + b.tv_nsec - a.tv_nsec;
         if (ns < least)
@@ -72,7 +84,8 @@ static void measure(const struct program *p, int times)
 
 int main(int argc, char **argv)
 {
-    const struct program *const all[] = { compute_programs, system_programs };
+    const struct program *const all[] = { compute_programs, system_programs,
+                                           parallel_programs };
     int at = 1, times = 3;
 
     if (argc > 1 && !strcmp(argv[1], "nothing"))
@@ -84,7 +97,7 @@ int main(int argc, char **argv)
     if (at + 3 < argc && !strcmp(argv[at], "-c")) {
         struct program p = { argv[at + 1], argv[at + 2], run_command };
         command = argv + at + 3;
-        measure(&p, times);
+        measure(&p, times, 0);
         return 0;
     }
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
@@ -93,7 +106,7 @@ int main(int argc, char **argv)
             for (int k = at; k < argc; k++)
                 wanted |= !strcmp(argv[k], p->group);
             if (wanted)
-                measure(p, times);
+                measure(p, times, all[i] == compute_programs);
         }
     return 0;
 }
