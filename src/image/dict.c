@@ -426,8 +426,13 @@ static bool json_value(struct json *j, u32 depth)
             g_string_append_c(s, *j->p++);
         if (!s->len)
             return false;
-        if (!strcmp(s->str, "null"))
+        if (!strcmp(s->str, "null")) {
+            /* Not given, but for a backing file: there it means that there shall be none. */
+            if (g_str_equal(j->path->str, "backing") ||
+                g_str_has_suffix(j->path->str, ".backing"))
+                dict_set(j->d, j->path->str, "");
             return true;
+        }
         if (!strcmp(s->str, "true"))
             g_string_assign(s, "on");
         else if (!strcmp(s->str, "false"))

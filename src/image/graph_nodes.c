@@ -329,6 +329,8 @@ bool graph_blockdev_del(struct graph *g, const char *name, GError **error)
 
     if (!n)
         return fail(error, ERR_NOT_FOUND, "Failed to find node with node-name='%s'", name);
+    if (!node_no_job(n, error))
+        return false;
     if (!n->monitor)
         return fail(error, ERR_BUSY, "Node %s is not owned by the monitor", name);
     if (!node_unused(n, error))

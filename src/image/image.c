@@ -406,11 +406,13 @@ static void wait_change(struct image *img)
 
 void image_pause(struct image *img)
 {
+    throttle_passing(NULL, true);
     pthread_mutex_lock(&img->lock);
     img->paused++;
     while (img->active)
         wait_change(img);
     pthread_mutex_unlock(&img->lock);
+    throttle_passing(NULL, false);
 }
 
 /* --- requests --------------------------------------------------------------------------------

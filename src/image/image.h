@@ -125,7 +125,8 @@ bool image_reap_by(struct image *, int eventfd);
 void image_reap_off(struct image *);
 u32 image_reap(struct image *); /* how many were done */
 void image_reap_wait(struct image *, u32 msec);
-/* Between true and false requests are collected, and go to the kernel together. */
+/* Between true and false requests are collected, and go to the kernel together; image_reap() is to
+ * follow, since the eventfd does not ring for those done at once. */
 void image_batch(struct image *, bool);
 
 /* --- what happens when a request fails --- */

@@ -64,7 +64,7 @@ static bool process_holds(const char *pid, const struct stat *file, int except)
     return false;
 }
 
-/* Who it may be, for people: "qemu-img (process 123)". */
+/* Who it may be, for people: "qemu-img (process 123)"; NULL: nobody to be seen. */
 static char *holder(int fd)
 {
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
@@ -81,7 +81,7 @@ static char *holder(int fd)
         g_file_get_contents(path, &comm, NULL, NULL);
         return g_strdup_printf("%s (process %s)", comm ? g_strchomp(comm) : "a program", pid);
     }
-    return g_strdup("another program");
+    return NULL;
 }
 
 /* Locks as far as QEMU's scheme sees them; a stranger's lock or none at all decides at once. */
@@ -105,33 +105,54 @@ static bool take(int fd, const char *path, u32 does, u32 denies, bool *ret_none,
     return true;
 }
 
+/* Another one's lock that is against it: of which permission, and whether the other one has it
+ * (does) or forbids it. */
+static bool find_conflict(int fd, u32 does, u32 denies, u32 *ret_p, bool *ret_has)
+{
+    for (u32 p = 0; p < P_COUNT; p++) {
+        for (u32 k = 0; k < 2; k++) {
+            short seen = F_UNLCK;
+
+            if ((k ? denies : does) & BIT(p) &&
+                !lock_byte(fd, F_OFD_GETLK, F_WRLCK, (k ? DOES : DENIES) + (off_t)p, &seen) &&
+                seen != F_UNLCK) {
+                *ret_p = p;
+                *ret_has = k;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 bool lock_file(int fd, const char *path, u32 does, u32 denies, GError **error)
 {
     static const char *const names[P_COUNT] = { "consistent read", "write", "write unchanged",
                                                 "resize" };
-    bool none = false;
+    enum { TRIES = 200, STEP_US = 10000 };
+    bool none = false, has;
+    u32 p;
 
     if (!take(fd, path, does, denies, &none, error) || none)
         return none;
-    for (u32 p = 0; p < P_COUNT; p++) {
-        short seen = F_UNLCK;
+    for (u32 i = 0; find_conflict(fd, does, denies, &p, &has); i++) {
+        g_autofree char *who = holder(fd);
 
-        if (does & BIT(p) && !lock_byte(fd, F_OFD_GETLK, F_WRLCK, DENIES + (off_t)p, &seen) &&
-            seen != F_UNLCK) {
-            g_autofree char *who = holder(fd);
-            return fail(error, ERR_BUSY,
-                        "image '%s': the \"%s\" lock is not to be had: %s uses the image and "
-                        "does not share it; stop it first",
-                        path, names[p], who);
+        if (!who && i < TRIES) {
+            /* The kernel holds the files of a killed process's io_uring a little longer. */
+            g_usleep(STEP_US);
+            continue;
         }
-        if (denies & BIT(p) && !lock_byte(fd, F_OFD_GETLK, F_WRLCK, DOES + (off_t)p, &seen) &&
-            seen != F_UNLCK) {
-            g_autofree char *who = holder(fd);
-            return fail(error, ERR_BUSY,
-                        "image '%s': the shared \"%s\" lock is not to be had: %s writes to the "
-                        "image; stop it first",
-                        path, names[p], who);
-        }
+        if (!who)
+            who = g_strdup("another program");
+        return has ? fail(error, ERR_BUSY,
+                          "image '%s': the shared \"%s\" lock is not to be had: %s writes to "
+                          "the image; stop it first",
+                          path, names[p], who)
+                   : fail(error, ERR_BUSY,
+                          "image '%s': the \"%s\" lock is not to be had: %s uses the image and "
+                          "does not share it; stop it first",
+                          path, names[p], who);
     }
     return true;
 }

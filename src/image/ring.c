@@ -141,9 +141,13 @@ bool ring_sync(struct ring *r, int fd, void *tag)
 void ring_batch(struct ring *r, bool on)
 {
     pthread_mutex_lock(&r->submit);
-    r->batches += on ? 1 : -1u;
-    if (!r->batches && r->queued)
-        flush(r);
+    if (on && !r->batches++)
+        io_uring_cq_eventfd_toggle(&r->u, false); /* old kernels cannot: it rings in vain */
+    if (!on && !--r->batches) {
+        if (r->queued)
+            flush(r);
+        io_uring_cq_eventfd_toggle(&r->u, true);
+    }
     pthread_mutex_unlock(&r->submit);
 }
 

@@ -21,7 +21,8 @@ void ring_free(struct ring *); /* nothing may be under way */
 bool ring_rw(struct ring *, bool write, int fd, const struct iovec *v, int n, u64 at,
              bool durable, void *tag);
 bool ring_sync(struct ring *, int fd, void *tag);
-/* Between true and false requests are collected and then submitted at once. Nests. */
+/* Between true and false requests are collected and then submitted at once. Nests.  For those
+ * that are done by then the eventfd does not ring: ring_reap() is to follow. */
 void ring_batch(struct ring *, bool);
 u32 ring_reap(struct ring *);            /* calls done() for what has come; how many */
 void ring_wait(struct ring *, u32 msec); /* until something may have come */

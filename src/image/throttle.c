@@ -27,6 +27,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work;
 static struct throttle_group *groups;
 static bool thread_runs;
+static u32 drains; /* under way: filter nodes let all pass, as it may be theirs */
 
 /* --- buckets ---------------------------------------------------------------------------------
  */
@@ -371,8 +372,8 @@ bool throttle_pass(struct throttle_member *m, bool write, struct throttle_reques
 
     pthread_mutex_lock(&lock);
     struct throttle_group *g = m->group;
-    pass =
-        !g || m->passing || (!g->waiting[write] && !throttle_wait_ns(&g->s, write, now_ns()));
+    pass = !g || m->passing || (m->node && drains) ||
+           (!g->waiting[write] && !throttle_wait_ns(&g->s, write, now_ns()));
     if (!pass) {
         push(&m->queue[write], r);
         g->waiting[write]++;
@@ -388,9 +389,17 @@ bool throttle_pass(struct throttle_member *m, bool write, struct throttle_reques
 void throttle_passing(struct throttle_member *m, bool passing)
 {
     pthread_mutex_lock(&lock);
-    m->passing += passing ? 1 : -1u;
-    if (passing && m->group)
+    drains += passing ? 1 : -1u;
+    if (m)
+        m->passing += passing ? 1 : -1u;
+    if (passing && m && m->group)
         start_all(m);
+    for (struct throttle_group *g = passing ? groups : NULL; g; g = g->next) {
+        for (struct throttle_member *n = g->members; n; n = n->next) {
+            if (n->node)
+                start_all(n);
+        }
+    }
     pthread_mutex_unlock(&lock);
 }
 

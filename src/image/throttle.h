@@ -41,6 +41,7 @@ struct throttle_member {
     struct throttle_member *next; /* of the group */
     _Atomic bool on;              /* has a group: what can be asked without the lock */
     u32 passing;                  /* nothing waits: it is being drained */
+    bool node;                    /* a filter's: it passes while any image is drained */
     struct throttle_queue queue[2];
     /* Lets it go. Under the lock: it may not call back here. */
     void (*go)(struct throttle_member *, struct throttle_request *);
@@ -52,8 +53,9 @@ void throttle_member_init(struct throttle_member *,
 void throttle_join(struct throttle_member *, const char *name);
 /* true: the request may go at once. Else go() will be called. */
 bool throttle_pass(struct throttle_member *, bool write, struct throttle_request *);
-/* While `passing` nothing waits, and what has waited goes; it is counted all the same. */
-void throttle_passing(struct throttle_member *, bool passing);
+/* While `passing` nothing waits, nor in filter nodes, and what has waited goes; it is counted all
+ * the same.  m NULL: filter nodes alone. */
+void throttle_passing(struct throttle_member *m, bool passing);
 /* The group's limits, for all its members, who is one from now on; none at all: leaves it. */
 void throttle_limit(struct throttle_member *, const char *group, const struct image_throttle *);
 char *throttle_limits(struct throttle_member *, struct image_throttle *ret);

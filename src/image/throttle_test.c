@@ -295,6 +295,16 @@ TEST(throttle_node)
     EXPECT(seconds() - began < 0.4);
     wait_for(62);
     EXPECT(seconds() - began > 0.4);
+
+    /* a drain does not wait for it */
+    t = limits(IMAGE_IOPS_WRITE, 1, 0, 1);
+    EXPECT(image_throttle_group("g", &t, NULL));
+    began = seconds();
+    for (u32 i = 0; i < 40; i++)
+        write_one(img, 0);
+    image_quiesce(img);
+    wait_for(102);
+    EXPECT(seconds() - began < 2);
     image_close(img);
     EXPECT(image_throttle_group_free("g"));
     EXPECT(!image_open_dict(dict_from_text(text, NULL, NULL), NULL, &error));

@@ -556,11 +556,24 @@ bool opt_net(struct parse *p UNUSED, const char *arg, GError **error)
     return fail(error, ERR_UNSUPPORTED, "only -net none; for '%s' use -nic or -netdev", arg);
 }
 
+/* An object's members, as "outer.inner" where they nest. */
+static GPtrArray *opts_of_json(const char *text, GError **error)
+{
+    g_autodict d = dict_from_json(text, error);
+
+    if (!d)
+        return NULL;
+    GPtrArray *kv = opts_parse("", NULL, "object", NULL);
+    g_autoptr(GList) keys = dict_keys(d);
+    for (GList *k = keys; k; k = k->next)
+        opts_add(kv, k->data, dict_peek(d, k->data));
+    return kv;
+}
+
 bool opt_object(struct parse *p, const char *arg, GError **error)
 {
-    if (arg[0] == '{')
-        return fail(error, ERR_UNSUPPORTED, "the JSON form is not there yet");
-    g_autoptr(GPtrArray) kv = opts_parse(arg, "qom-type", "object", error);
+    g_autoptr(GPtrArray) kv =
+        arg[0] == '{' ? opts_of_json(arg, error) : opts_parse(arg, "qom-type", "object", error);
 
     if (!kv)
         return false;

@@ -183,7 +183,9 @@ TEST(drives)
 
     o = good("-drive file=a,if=none,iops=100,iops_max=200,throttling.bps-read=5,"
              "throttling.group=g,werror=stop,rerror=ignore "
-             "-object throttle-group,id=t,x-bps-total=7,limits.bps-total-max=9");
+             "-object throttle-group,id=t,x-bps-total=7,limits.bps-total-max=9 "
+             "-object '{\"qom-type\":\"throttle-group\",\"id\":\"j\",\"limits\":"
+             "{\"iops-read\":3}}'");
     d = o->machine->drives->pdata[0];
     EXPECT_EQ(d->throttle.limit[IMAGE_IOPS].avg, 100);
     EXPECT_EQ(d->throttle.limit[IMAGE_IOPS].max, 200);
@@ -195,6 +197,9 @@ TEST(drives)
     EXPECT_STR(limits->id, "t");
     EXPECT_EQ(limits->limits.limit[IMAGE_BPS].avg, 7);
     EXPECT_EQ(limits->limits.limit[IMAGE_BPS].max, 9);
+    limits = o->machine->throttles->pdata[1];
+    EXPECT_STR(limits->id, "j");
+    EXPECT_EQ(limits->limits.limit[IMAGE_IOPS_READ].avg, 3);
     options_free(o);
     o = good("-drive file=a,if=none,cache.direct=on,cache.writeback=off,discard=unmap,"
              "detect-zeroes=unmap -drive file=b,if=none,cache=none,cache.direct=off");

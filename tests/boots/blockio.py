@@ -53,28 +53,30 @@ def errors(t):
             if "CHECKS DONE" in guest.console:
                 break
             if guest.qmp("query-status")["status"] == "io-error":
-                held = [b["device"] for b in guest.qmp("query-block") if b["io-status"] != "ok"]
+                held = [b["qdev"] for b in guest.qmp("query-block") if b["io-status"] != "ok"]
                 t.ok(held, "stopped, and all drives are well")
                 stops += 1
                 guest.qmp("cont")
                 t.ok(all(b["io-status"] == "ok" for b in guest.qmp("query-block")
-                         if b["device"] not in held), "io-status after cont")  # fmt: skip
+                         if b["qdev"] not in held), "io-status after cont")  # fmt: skip
         text = guest.console
-        stats = {s["device"]: s["stats"] for s in guest.qmp("query-blockstats")}
+        stats = {s["qdev"]: s["stats"] for s in guest.qmp("query-blockstats")}
         events = [e["data"] for e in guest.events if e["event"] == "BLOCK_IO_ERROR"]
         status = guest.wait(60)
     t.ok(status == 0, "it ended with %s; console:\n%s" % (status, guest.tail(40)))
     for name in disks:
         t.ok("DISK %s ok" % name in text, "disk %s:\n%s" % (name, text[-4000:]))
     t.ok("I/O error" not in text, "the guest has seen an error:\n" + text[-4000:])
-    got = sorted((e["device"], e["operation"], e["action"], e["nospace"]) for e in events)
+    got = sorted((e["node-name"], e["operation"], e["action"], e["nospace"]) for e in events)
     want = [("i", "write", "stop", True), ("n", "write", "stop", True), ("s", "write", "stop", True),
             ("v", "read", "stop", False), ("v", "write", "stop", True)]  # fmt: skip
     t.ok(got == want, "events: %s" % events)
-    t.ok(all(e["node-name"] == e["device"] for e in events), "events: %s" % events)
+    t.ok(not any(e["device"] for e in events), "events: %s" % events)
+    paths = ["/machine/peripheral/d" + e["node-name"] for e in events]
+    t.ok([e["qom-path"] for e in events] == paths, "events: %s" % events)
     t.ok(stops >= 4, "%d stops" % stops)
     for name in "visn":
-        s = stats[name]
+        s = stats["d" + name]
         t.ok(s["wr_bytes"] >= 24 << 20 and s["wr_operations"] > 1200, "%s: %s" % (name, s))
         t.ok(s["rd_bytes"] >= 24 << 20 and s["rd_total_time_ns"] > 0, "%s: %s" % (name, s))
         t.ok(s["failed_wr_operations"] == 0, "%s: %s" % (name, s))
@@ -185,7 +187,8 @@ def throttling(t):
         r = fio(t, guest, "--rw=randread --bs=4k --iodepth=8 --name=u --filename=/dev/vdc", 20)
         near(t, "two disks of a group together", r[1], 200)
 
-        limit("d")
+        guest.qmp("block_set_io_throttle", id="vd", **NONE)
+        t.ok("group" not in controllers.block(guest, "d")["inserted"], "still in a group")
         r = fio(t, guest, "--rw=randread --bs=4k --iodepth=8", 5)
         t.note("without limits %.0f IOPS" % r[1])
         t.ok(r[1] > 1000, "without limits %.0f IOPS" % r[1])

@@ -56,7 +56,7 @@ class Qmp:
                 return got
             self.events.append(got)
 
-    def call(self, name, **arguments):
+    def call(self, name, /, **arguments):
         got = self.ask({"execute": name, "arguments": arguments})
         if "return" not in got:
             raise GuestError("%s: %r" % (name, got))

@@ -104,6 +104,7 @@ static bool throttle_open(struct node *n, struct dict *o, const struct open_how 
     n->size = n->file->size;
     n->cluster = n->file->cluster;
     throttle_member_init(&t->member, go);
+    t->member.node = true;
     throttle_join(&t->member, group);
     return true;
 }

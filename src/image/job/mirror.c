@@ -306,6 +306,7 @@ static bool begin(struct mirror *m, u32 granularity, GError **error)
     m->tap = (struct tap){ guest_begins, guest_ended };
     m->source->taps[TAP_JOB] = &m->tap;
     m->tapped = true;
+    job_set_len(&m->job, 0, m->sync == SYNC_NONE ? 0 : m->source->size);
     return true;
 }
 
@@ -354,6 +355,10 @@ static bool set_up(struct mirror *m, const struct mirror_args *a, GError **error
         granularity & (granularity - 1))
         return fail(error, ERR_ARGUMENT,
                     "Parameter 'granularity' expects a power of 2 in range [512B, 64MB]");
+    /* What is written of a cluster of the target fills it with zeroes as long as its backing
+     * file is not below it, so what others see through it must come in whole clusters. */
+    if (sync != SYNC_FULL)
+        granularity = MAX(granularity, m->target->cluster);
     return begin(m, (u32)granularity, error);
 }
 

@@ -25,8 +25,8 @@ static void tell_failed(void *opaque)
     const char *node = d && d->image ? image_node_name(d->image) : NULL;
 
     if (d && f->vm->io_error)
-        f->vm->io_error(f->vm, f->id, d->dev ? d->dev->id : NULL, node, f->read, f->err,
-                        f->did);
+        f->vm->io_error(f->vm, d->node ? "" : f->id, d->dev ? d->dev->id : NULL, node, f->read,
+                        f->err, f->did);
     if (d && f->did == VM_IO_STOP && f->vm->run == RUN_RUNNING)
         vm_stop(f->vm, RUN_IO_ERROR);
     g_free(f->id);
@@ -170,7 +170,7 @@ void drive_free_unused(struct vm *vm, const char *node_name)
 {
     for (u32 i = 0; vm->drives && i < vm->drives->len;) {
         struct drive *d = vm->drives->pdata[i];
-        bool ours = d->node && !d->used && d->image &&
+        bool ours = d->node && !d->dev && d->image &&
                     graph_find_node(vm->graph, node_name) == graph_image_node(d->image);
 
         if (ours)

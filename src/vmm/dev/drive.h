@@ -32,7 +32,6 @@ struct drive {
     enum image_on_error rerror, werror;
     char *group; /* throttling; NULL: none */
     struct image_throttle throttle;
-    bool used; /* a device has, or had, its image */
     bool node; /* -blockdev, blockdev-add: the id is that of a node, not of a drive */
     /* the device, NULL: none */
     struct dev *dev;             /* who it is for people */

@@ -136,8 +136,6 @@ bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const 
                 return false;
         }
         ptr = drive;
-        if (drive)
-            drive->used = true;
         if (drive && strcmp(p->link, "drive") == 0)
             ptr = drive->image;
         if (drive && !ptr)

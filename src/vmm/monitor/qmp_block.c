@@ -94,8 +94,10 @@ bool qmp_query_block(struct vm *vm, struct json_out *ret, GError **error UNUSED)
     for (u32 i = 0; vm->drives && i < vm->drives->len; i++) {
         struct drive *d = vm->drives->pdata[i];
 
+        if (d->node && !d->dev) /* a node that no disk has */
+            continue;
         json_open(ret, '{');
-        json_put_str(ret, "device", d->id);
+        json_put_str(ret, "device", d->node ? "" : d->id);
         if (d->dev)
             json_put_str(ret, "qdev", d->dev->id);
         json_put_str(ret, "type", "unknown");
@@ -321,7 +323,7 @@ static void put_drive_stats(struct json_out *o, const struct drive *d)
     struct image_layer l;
 
     json_open(o, '{');
-    json_put_str(o, "device", d->id);
+    json_put_str(o, "device", d->node ? "" : d->id);
     if (d->dev)
         json_put_str(o, "qdev", d->dev->id);
     if (!d->image) {
@@ -360,9 +362,9 @@ bool qmp_query_blockstats(struct vm *vm, const struct qmp_query_blockstats *a,
     for (u32 i = 0; vm->drives && i < vm->drives->len; i++) {
         const struct drive *d = vm->drives->pdata[i];
 
-        if (!a->query_nodes)
+        if (!a->query_nodes && (!d->node || d->dev))
             put_drive_stats(ret, d);
-        else if (d->image)
+        else if (a->query_nodes && d->image)
             put_nodes(ret, d->image);
     }
     json_close(ret, ']');

@@ -365,20 +365,31 @@ static void image_did(void *opaque, int ret)
     dev_unlock(&s->pci.dev);
 }
 
+/* Those that have come, and those that they make room for: some, so that others get the lock.
+ * REQUIRES the device's lock */
+static void reap(struct nvme *s)
+{
+    enum { ROUNDS = 16 };
+    u32 n = 1;
+
+    if (reaping == s) /* the one that has called us goes on */
+        return;
+    reaping = s;
+    for (u32 i = 0; i < ROUNDS && n; i++)
+        n = image_reap(s->image);
+    reaping = NULL;
+    if (n)
+        eventfd_ring(s->done_fd);
+}
+
 static void done_kicked(void *opaque)
 {
     struct nvme *s = opaque;
 
     dev_lock(&s->pci.dev);
-    image_batch(s->image, true); /* what comes next in the queues */
-    reaping = s;
-    u32 n = image_reap(s->image);
-    reaping = NULL;
+    reap(s);
     finish_list(s);
-    image_batch(s->image, false);
     dev_unlock(&s->pci.dev);
-    if (n)
-        eventfd_ring(s->done_fd); /* there may be more; others may have the lock first */
 }
 
 /* ---- data pointers -------------------------------------------------------------------------
@@ -853,6 +864,7 @@ static void sq_run(struct nvme *s, u16 id)
     image_batch(s->image, true);
     take_commands(s, id);
     image_batch(s->image, false);
+    reap(s);
 }
 
 static void cq_moved(struct nvme *s, u16 id)
@@ -1080,6 +1092,9 @@ static bool nvme_init(struct dev *d, GError **error)
                     QUEUES - 1);
     if (s->logical_block != 512 && s->logical_block != 4096)
         return fail(error, ERR_ARGUMENT, "logical_block_size is 512 or 4096");
+    struct drive *drive = drive_find_image(d->vm, s->image);
+    if (drive && drive->dev)
+        return fail(error, ERR_BUSY, "drive=%s has a device already", drive->id);
     if (!pci_init(&s->pci, error))
         return false;
     s->shift = s->logical_block == 512 ? 9 : 12;
@@ -1093,6 +1108,8 @@ static bool nvme_init(struct dev *d, GError **error)
         return false;
     }
     image_reap_by(s->image, s->done_fd);
+    if (drive)
+        drive_attach(drive, d, d, NULL, s);
     pci_bar_add(&s->pci, 0, PCI_BAR_MEM64, &nvme_bar);
     pci_msix_add(&s->pci, 4, s->queues + 1);
     vm_listen(d->vm, heard, s);
@@ -1159,6 +1176,9 @@ static void nvme_fini(struct dev *d)
     disabled(s);
     dev_unlock(d);
     image_reap_off(s->image);
+    struct drive *drive = drive_find_image(d->vm, s->image);
+    if (drive)
+        drive_detach(drive);
     iothread_free(s->io);
     while (s->free) {
         struct nvme_req *q = s->free;

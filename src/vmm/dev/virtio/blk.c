@@ -187,15 +187,21 @@ static void finish_list(struct vblk *s)
     }
 }
 
+/* REQUIRES the device's lock */
+static void reap(struct vblk *s)
+{
+    reaping = s;
+    while (image_reap(s->image)) /* it starts none, so they have an end */
+        ;
+    reaping = NULL;
+}
+
 static void done_kicked(void *opaque)
 {
     struct vblk *s = opaque;
 
     dev_lock(&s->v.pci.dev);
-    reaping = s;
-    while (image_reap(s->image))
-        ;
-    reaping = NULL;
+    reap(s);
     finish_list(s);
     dev_unlock(&s->v.pci.dev);
 }
@@ -359,6 +365,7 @@ static void handle(struct vq *vq)
     image_batch(s->image, true);
     take_requests(vq);
     image_batch(s->image, false);
+    reap(s);
 }
 
 /* ---- configuration ---- */
@@ -400,6 +407,22 @@ static void config_written(struct virtio *v, const u8 *bytes, u32 off, u32 len)
 
     if (off <= at && at < off + len && virtio_has(v, F_CONFIG_WCE))
         s->r.writeback = bytes[at] & 1;
+}
+
+static u64 whole_blocks(const struct vblk *s)
+{
+    return image_size(s->image) & ~(u64)(s->logical_block - 1);
+}
+
+/* Main thread: the disk has another size, which the driver learns by an interrupt. */
+static void resized(void *opaque)
+{
+    struct vblk *s = opaque;
+
+    dev_lock(&s->v.pci.dev);
+    s->capacity = whole_blocks(s);
+    virtio_config_changed(&s->v);
+    dev_unlock(&s->v.pci.dev);
 }
 
 /* ---- life ---- */
@@ -456,9 +479,11 @@ static bool blk_init(struct virtio *v, GError **error)
                     "block sizes are powers of two from 512 to 32768, the physical one not "
                     "smaller than the logical one");
     struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
+    if (drive && drive->dev)
+        return fail(error, ERR_BUSY, "drive=%s has a device already", drive->id);
     if (drive && !drive_error_props(drive, s->rerror, s->werror, error))
         return false;
-    s->capacity = image_size(s->image) & ~(u64)(s->logical_block - 1);
+    s->capacity = whole_blocks(s);
     v->features |= BIT(F_SEG_MAX) | BIT(F_BLK_SIZE) | BIT(F_FLUSH) | BIT(F_TOPOLOGY);
     if (s->config_wce)
         v->features |= BIT(F_CONFIG_WCE);
@@ -473,6 +498,9 @@ static bool blk_init(struct virtio *v, GError **error)
     if (s->done_fd < 0)
         return false;
     image_reap_by(s->image, s->done_fd);
+    if (drive)
+        drive_attach(drive, &v->pci.dev, &v->pci.dev, NULL, s);
+    image_on_resize(s->image, resized, s);
     for (u32 i = 0; i < s->num_queues; i++)
         virtio_add_queue(v, s->queue_size, handle);
     return true;
@@ -482,8 +510,12 @@ static void blk_fini(struct virtio *v)
 {
     struct vblk *s = vblk_of(v);
 
+    image_on_resize(s->image, NULL, NULL);
     image_drain(s->image);
     image_reap_off(s->image);
+    struct drive *drive = drive_find_image(v->pci.dev.vm, s->image);
+    if (drive)
+        drive_detach(drive);
     for (struct blk_req *r = atomic_exchange(&s->done, NULL), *next; r; r = next) {
         next = r->next;
         req_put(r);
