@@ -11,6 +11,7 @@ struct op {
     enum { OP_WRITE, OP_SIZE, OP_FLUSH } kind;
     u64 at, len; /* OP_SIZE: len; OP_FLUSH: at is how many operations it covers */
     u8 *data;    /* NULL: zeroes */
+    u32 time;
 };
 struct journal {
     struct node node;
@@ -18,6 +19,7 @@ struct journal {
     GByteArray *bytes;
     GArray *ops;
     u32 left; /* before failures */
+    _Atomic u32 *clock, own_clock;
 };
 
 static void op_clear(void *p)
@@ -53,6 +55,7 @@ static int record(struct journal *j, struct op op)
         j->left--;
     apply(j->bytes, op.at, op.data, op.len);
     j->node.size = j->bytes->len;
+    op.time = (*j->clock)++;
     g_array_append_val(j->ops, op);
     pthread_mutex_unlock(&j->lock);
     return 0;
@@ -70,7 +73,7 @@ static int journal_read(struct node *n, u64 at, u64 len, struct cursor *c)
 
 static int journal_write(struct node *n, u64 at, u64 len, struct cursor *c)
 {
-    struct op op = { OP_WRITE, at, len, g_malloc(len) };
+    struct op op = { .kind = OP_WRITE, .at = at, .len = len, .data = g_malloc(len) };
 
     cursor_get(c, op.data, len);
     return record(container_of(n, struct journal, node), op);
@@ -79,7 +82,7 @@ static int journal_write(struct node *n, u64 at, u64 len, struct cursor *c)
 static int journal_zero(struct node *n, u64 at, u64 len, bool may_unmap UNUSED)
 {
     return record(container_of(n, struct journal, node),
-                  (struct op){ OP_WRITE, at, len, NULL });
+                  (struct op){ .kind = OP_WRITE, .at = at, .len = len });
 }
 
 static int journal_discard(struct node *n, u64 at, u64 len)
@@ -93,10 +96,12 @@ static int journal_flush(struct node *n)
     struct journal *j = container_of(n, struct journal, node);
 
     pthread_mutex_lock(&j->lock);
-    struct op op = { OP_FLUSH, j->ops->len, 0, NULL };
+    struct op op = { .kind = OP_FLUSH, .at = j->ops->len };
     bool ok = j->left;
-    if (ok)
+    if (ok) {
+        op.time = (*j->clock)++;
         g_array_append_val(j->ops, op);
+    }
     pthread_mutex_unlock(&j->lock);
     return ok ? 0 : -EIO;
 }
@@ -105,7 +110,7 @@ static bool journal_resize(struct node *n, u64 size, const char *mode UNUSED,
                            GError **error UNUSED)
 {
     struct journal *j = container_of(n, struct journal, node);
-    struct op op = { OP_SIZE, 0, size, NULL };
+    struct op op = { .kind = OP_SIZE, .len = size };
 
     pthread_mutex_lock(&j->lock);
     guint was = j->bytes->len;
@@ -113,6 +118,7 @@ static bool journal_resize(struct node *n, u64 size, const char *mode UNUSED,
     if (size > was)
         memset(j->bytes->data + was, 0, size - was);
     n->size = size;
+    op.time = (*j->clock)++;
     g_array_append_val(j->ops, op);
     pthread_mutex_unlock(&j->lock);
     return true;
@@ -127,6 +133,12 @@ static void journal_close(struct node *n)
     pthread_mutex_destroy(&j->lock);
 }
 
+static bool journal_set_writable(struct node *n, bool on, GError **error UNUSED)
+{
+    n->read_only = !on;
+    return true;
+}
+
 static const struct driver journal_driver = {
     .name = "journal",
     .kind = PROTOCOL,
@@ -138,9 +150,15 @@ static const struct driver journal_driver = {
     .discard = journal_discard,
     .flush = journal_flush,
     .resize = journal_resize,
+    .set_writable = journal_set_writable,
 };
 
 struct node *journal_new(void)
+{
+    return journal_new_on(NULL, "journal");
+}
+
+struct node *journal_new_on(_Atomic u32 *clock, const char *name)
 {
     struct node *n = node_alloc(&journal_driver);
     struct journal *j = container_of(n, struct journal, node);
@@ -150,7 +168,8 @@ struct node *journal_new(void)
     j->ops = g_array_new(FALSE, FALSE, sizeof(struct op));
     g_array_set_clear_func(j->ops, op_clear);
     j->left = UINT32_MAX;
-    n->filename = g_strdup("journal");
+    j->clock = clock ? clock : &j->own_clock;
+    n->filename = g_strdup(name);
     n->discard = true;
     return n;
 }
@@ -162,6 +181,16 @@ u32 journal_length(struct node *n)
     pthread_mutex_lock(&j->lock);
     u32 len = j->ops->len;
     pthread_mutex_unlock(&j->lock);
+    return len;
+}
+
+u32 journal_length_at(struct node *n, u32 time)
+{
+    struct journal *j = container_of(n, struct journal, node);
+    u32 len = 0;
+
+    while (len < j->ops->len && g_array_index(j->ops, struct op, len).time < time)
+        len++;
     return len;
 }
 

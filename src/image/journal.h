@@ -12,6 +12,10 @@
 
 struct journal; /* begins with its struct node */
 struct node *journal_new(void);
+/* One of several on one time, so that a cut hits all of them at the same moment; each has its
+ * own flushes.  name: as overlays call it. */
+struct node *journal_new_on(_Atomic u32 *clock, const char *name);
+u32 journal_length_at(struct node *, u32 time); /* operations before that time */
 u32 journal_length(struct node *); /* operations so far */
 /* The last moment before a flush at or after `from`: when most is at stake. */
 u32 journal_before_flush(struct node *, u32 from);
