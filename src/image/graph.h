@@ -52,6 +52,7 @@ struct graph_node_info {
     bool read_only;
     u64 size;
     enum image_cache cache;
+    enum image_detect_zeroes detect_zeroes;
     u32 backing_depth;
     const char *backing_file; /* or NULL */
     struct node *backing;     /* or NULL */

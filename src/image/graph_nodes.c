@@ -208,6 +208,7 @@ void graph_node_info(struct node *n, struct graph_node_info *ret)
         .read_only = n->read_only,
         .size = n->size,
         .cache = n->cache,
+        .detect_zeroes = n->detect_zeroes,
         .backing = n->backing,
         .backing_file = n->backing ? n->backing->filename : NULL,
     };

@@ -45,6 +45,11 @@ bool qmp_drive_backup_in(struct vm *, struct transaction *t, const struct qmp_dr
                          GError **error);
 bool qmp_blockdev_backup_in(struct vm *, struct transaction *t,
                             const struct qmp_blockdev_backup *, GError **error);
+struct node;
+/* A value: what an image is, with what lies below it unless flat. */
+void qmp_put_image(struct json_out *, struct node *, bool flat);
+/* Members of an open object that are the same for a drive's image and a node. */
+void qmp_put_layers(struct json_out *, struct node *);
 /* What the image library says, as QMP says it. */
 bool qmp_told(bool ok, GError **why, GError **error);
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "image/graph.h"
 #include "vmm/dev/drive.h"
 #include "vmm/monitor/monitor_impl.h"
 #include "wire/qmp/qmp_gen.h"
@@ -68,16 +69,12 @@ static void put_inserted(struct json_out *o, const struct drive *d)
     json_put_str(o, "file", image_path(i));
     json_put_bool(o, "ro", image_read_only(i));
     json_put_str(o, "drv", image_format(i));
-    json_put_int(o, "backing_file_depth", image_has_backing(i));
+    qmp_put_layers(o, graph_image_node(d->image));
     json_put_bool(o, "encrypted", false);
     json_put_str(o, "detect_zeroes", image_detect_zeroes_text(image_detect_zeroes(i)));
     put_limits(o, d->image);
     json_key(o, "image");
-    json_open(o, '{');
-    json_put_str(o, "filename", image_path(i));
-    json_put_str(o, "format", image_format(i));
-    json_put_int(o, "virtual-size", (s64)image_size(i));
-    json_close(o, '}');
+    qmp_put_image(o, graph_image_node(d->image), false);
     json_key(o, "cache");
     json_open(o, '{');
     json_put_bool(o, "writeback", c != IMAGE_WRITETHROUGH && c != IMAGE_DIRECTSYNC);

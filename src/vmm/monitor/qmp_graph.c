@@ -95,7 +95,8 @@ static void put_image(struct json_out *o, struct node *n, bool flat, u32 depth)
         json_key(o, "backing-image");
         put_image(o, info.backing, flat, depth + 1);
     }
-    json_put_bool(o, "dirty-flag", i->has_dirty && i->dirty);
+    if (i->has_dirty)
+        json_put_bool(o, "dirty-flag", i->dirty);
     json_close(o, '}');
     image_info_free(i);
 }
@@ -120,6 +121,25 @@ static void put_bitmaps(struct json_out *o, struct node *n)
     json_close(o, ']');
 }
 
+void qmp_put_image(struct json_out *o, struct node *n, bool flat)
+{
+    put_image(o, n, flat, 0);
+}
+
+void qmp_put_layers(struct json_out *o, struct node *n)
+{
+    struct graph_node_info i;
+
+    graph_node_info(n, &i);
+    if (i.name)
+        json_put_str(o, "node-name", i.name);
+    if (i.backing_file)
+        json_put_str(o, "backing_file", i.backing_file);
+    json_put_int(o, "backing_file_depth", i.backing_depth);
+    if (graph_bitmap_count(n))
+        put_bitmaps(o, n);
+}
+
 static void put_node(struct json_out *o, struct node *n, bool flat)
 {
     static const char *const limits[] = { "iops_rd", "iops_wr", "iops",
@@ -130,15 +150,12 @@ static void put_node(struct json_out *o, struct node *n, bool flat)
     json_open(o, '{');
     for (u32 k = 0; k < ARRAY_LEN(limits); k++)
         json_put_int(o, limits[k], 0);
-    json_put_str(o, "detect_zeroes", "off");
+    json_put_str(o, "detect_zeroes", image_detect_zeroes_text(i.detect_zeroes));
     json_put_int(o, "write_threshold", 0);
     json_key(o, "image");
-    put_image(o, n, flat, 0);
+    qmp_put_image(o, n, flat);
     json_put_bool(o, "ro", i.read_only);
-    json_put_str(o, "node-name", i.name);
-    if (i.backing_file)
-        json_put_str(o, "backing_file", i.backing_file);
-    json_put_int(o, "backing_file_depth", i.backing_depth);
+    qmp_put_layers(o, n);
     json_put_str(o, "drv", i.format);
     json_put_bool(o, "encrypted", false);
     json_put_str(o, "file", i.filename);
@@ -148,8 +165,6 @@ static void put_node(struct json_out *o, struct node *n, bool flat)
     json_put_bool(o, "direct", i.cache == IMAGE_NONE || i.cache == IMAGE_DIRECTSYNC);
     json_put_bool(o, "writeback", i.cache != IMAGE_WRITETHROUGH && i.cache != IMAGE_DIRECTSYNC);
     json_close(o, '}');
-    if (graph_bitmap_count(n))
-        put_bitmaps(o, n);
     json_close(o, '}');
 }
 
