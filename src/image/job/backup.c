@@ -21,7 +21,7 @@ struct backup {
     struct job job;
     struct node *source, *target;
     enum job_sync sync;
-    bool compress, own_target;
+    bool compress;
     struct bits todo;
     struct tap tap;
     bool tapped;
@@ -31,8 +31,7 @@ struct backup {
     pthread_mutex_t lock; /* ranges, broken */
     struct ranges ranges;
     bool has_ranges;
-    int broken;    /* -errno of a copy in the guest's way */
-    u64 in_flight; /* bytes that the guest's threads have copied */
+    int broken; /* -errno of a copy in the guest's way */
 };
 
 static struct backup *backup_of(struct job *job)

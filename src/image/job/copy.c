@@ -118,7 +118,7 @@ struct node *job_target(struct job *job, const struct job_target *a, struct node
             .node_name = a->node_name,
             .size = source->size,
             .existing = a->existing,
-            .discard = true,
+            .discard = source->discard,
             .cache = source->cache,
             .backing = backing ? backing->filename : NULL,
             .backing_format = backing ? node_backing_format(backing) : NULL,

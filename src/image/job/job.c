@@ -360,7 +360,6 @@ void job_start(struct job *job)
         job->ret = -r;
         graph_call(job->graph, reap, job);
     }
-    job->started = true;
 }
 
 /* --- verbs -----------------------------------------------------------------------------------
@@ -440,11 +439,9 @@ bool job_complete(struct job *job, GError **error)
     pthread_mutex_lock(&job->lock);
     bool cancel = job->cancel;
     pthread_mutex_unlock(&job->lock);
-    if (cancel || !job->drv->complete)
+    if (cancel || !job->drv->completes)
         return fail(error, ERR_ARGUMENT, "The active block job '%s' cannot be completed",
                     job->id);
-    if (!job->drv->complete(job, error))
-        return false;
     pthread_mutex_lock(&job->lock);
     job->complete_asked = true;
     pthread_cond_broadcast(&job->wake);

@@ -18,7 +18,7 @@ struct job_driver {
     bool (*prepare)(struct job *, GError **error);
     void (*abort)(struct job *); /* instead of prepare(), or after it failed; may be NULL */
     void (*clean)(struct job *); /* always: taps and nodes go */
-    bool (*complete)(struct job *, GError **error); /* NULL: cannot be told to */
+    bool completes;              /* can be told to, when it is ready */
 };
 
 struct job {
@@ -29,7 +29,7 @@ struct job {
     enum job_on_error on_source_error, on_target_error;
     GPtrArray *nodes; /* struct node *, with references: those that are its own */
     pthread_t thread;
-    bool started, joined;
+    bool joined;
     char *error; /* main thread, when concluded */
 
     pthread_mutex_t lock; /* all below */

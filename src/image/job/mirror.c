@@ -24,7 +24,7 @@ struct mirror {
     struct node *source, *target, *replaces;
     struct node *base; /* commit: the target; else NULL */
     enum job_sync sync;
-    bool write_blocking, may_unmap, own_target, zero_first;
+    bool write_blocking, may_unmap, zero_first;
     struct node *backing; /* what the target shall stand on in the end, with a reference */
     bool set_backing;
     bool was_writable; /* commit: the base */
@@ -146,8 +146,15 @@ static int mark_all(struct mirror *m)
     return 0;
 }
 
-static void show_progress(struct mirror *m, u64 done)
+/* Counting takes time: not after every piece. */
+static void show_progress(struct mirror *m, u64 done, s64 *last)
 {
+    enum { EVERY = 50000 }; /* us */
+    s64 now = g_get_monotonic_time();
+
+    if (now - *last < EVERY)
+        return;
+    *last = now;
     job_set_len(&m->job, done, done + bits_count(&m->dirty));
 }
 
@@ -156,6 +163,7 @@ static int copy_all(struct mirror *m, void *buf)
 {
     struct job *job = &m->job;
     u64 done = 0, at = 0, len = 0, next = 0;
+    s64 shown = 0;
 
     for (;;) {
         bool write = false;
@@ -164,7 +172,7 @@ static int copy_all(struct mirror *m, void *buf)
             return -ECANCELED;
         if (!bits_next(&m->dirty, next, JOB_CHUNK, &at, &len) &&
             !bits_next(&m->dirty, 0, JOB_CHUNK, &at, &len)) {
-            show_progress(m, done);
+            job_set_len(job, done, done + bits_count(&m->dirty));
             if (!job_told(job, &job->ready)) {
                 int r = node_flush(m->target);
 
@@ -187,7 +195,7 @@ static int copy_all(struct mirror *m, void *buf)
         }
         next = at + len;
         done += len;
-        show_progress(m, done);
+        show_progress(m, done, &shown);
         job_pace(job, len);
     }
 }
@@ -264,15 +272,6 @@ static void mirror_clean(struct job *job)
     }
 }
 
-static bool mirror_complete(struct job *job, GError **error)
-{
-    struct mirror *m = mirror_of(job);
-
-    if (m->replaces && !graph_find_node(job->graph, m->replaces->name))
-        return fail(error, ERR_NOT_FOUND, "the node to replace is gone");
-    return true;
-}
-
 static const struct job_driver mirror_driver = {
     .type = "mirror",
     .size = sizeof(struct mirror),
@@ -280,7 +279,7 @@ static const struct job_driver mirror_driver = {
     .run = mirror_run,
     .prepare = mirror_prepare,
     .clean = mirror_clean,
-    .complete = mirror_complete,
+    .completes = true,
 };
 static const struct job_driver active_commit_driver = {
     .type = "commit",
@@ -289,7 +288,7 @@ static const struct job_driver active_commit_driver = {
     .run = mirror_run,
     .prepare = mirror_prepare,
     .clean = mirror_clean,
-    .complete = mirror_complete,
+    .completes = true,
 };
 
 /* --- the beginning ---------------------------------------------------------------------------
