@@ -366,3 +366,92 @@ def linux_floppy(t):
         data = f.read()
     t.ok(data[700 << 10 : 720 << 10] == bytes(20 << 10), "what was written is not there")
     t.ok(len(data) == 1440 << 10 and data[720 << 10 :].strip(b"\0"), "more was written")
+
+
+def gone(t, guest, name, timeout=30):
+    """Waits for the event that says so."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        guest.qmp("query-status")
+        for e in guest.events:
+            if e["event"] == "DEVICE_DELETED" and e["data"]["device"] == name:
+                guest.events.remove(e)
+                return
+        time.sleep(0.1)
+    t.ok(False, "no DEVICE_DELETED of %s; console:\n%s" % (name, guest.tail()))
+
+
+PATTERN = "dd if=/dev/urandom of=/tmp/r bs=1M count=16 status=none"
+ROUND = (
+    "for i in $(seq 100); do [ -b /dev/%s ] && break; sleep 0.1; done;"
+    " dd if=/tmp/r of=/dev/%s bs=1M oflag=direct status=none &&"
+    " dd if=/dev/%s bs=1M count=16 iflag=direct status=none | cmp - /tmp/r"
+)
+
+
+@case("hotplug: virtio-blk, NVMe, a SCSI adapter with disks, a network card; while they work",
+      ci=False)  # fmt: skip
+def hotplug(t):
+    path = disk.make(t, "debian")
+    files = images(t, "plug-a", "plug-b", "plug-c", "plug-d")
+    args = t.accel + t.cpu + ["-m", "1024", "-nographic", "-nic", "none"]
+    args += ["-drive", "file=%s,if=virtio,format=raw" % path, "-netdev", "user,id=n1"]
+    for i, f in enumerate(files):
+        args += ["-drive", "if=none,id=d%d,format=raw,file=%s" % (i, f)]
+    with Guest(args, tty=True, qmp=True) as guest:
+        guest.login(300)
+        guest.shell(PATTERN, 60)
+
+        def works(name):
+            status, said = guest.shell(ROUND % (name, name, name), 60)
+            t.ok(status == 0, "%s does not work: %s" % (name, said))
+
+        def left(name):
+            guest.shell("for i in $(seq 50); do [ -b /dev/%s ] || break; sleep 0.1; done" % name, 30)
+            t.ok(guest.shell("[ -b /dev/%s ]" % name, 30)[0], "%s is still there" % name)
+
+        for _ in range(3):
+            guest.qmp("device_add", driver="virtio-blk-pci", id="x", drive="d0", serial="P-1")
+            works("vdb")
+            refused(t, guest, "device_add", "already", driver="nvme", id="y", serial="2", drive="d0")
+            refused(t, guest, "device_add", "Duplicate", driver="nvme", id="x", serial="2", drive="d1")
+            guest.qmp("device_del", id="x")
+            gone(t, guest, "x")
+            left("vdb")
+        guest.qmp("device_add", driver="nvme", id="n", drive="d1", serial="N-9")
+        works("nvme0n1")
+        guest.qmp("device_add", driver="virtio-scsi-pci", id="s")
+        guest.qmp("device_add", driver="scsi-hd", id="s1", bus="s.0", drive="d2", **{"scsi-id": 4})
+        works("sda")
+        guest.qmp("device_add", driver="scsi-hd", id="s2", bus="s.0", drive="d3", **{"scsi-id": 9})
+        works("sdb")
+        guest.qmp("device_del", id="s1")
+        gone(t, guest, "s1")
+        left("sda")
+        works("sdb")
+        guest.qmp("device_add", driver="virtio-net-pci", id="c", netdev="n1")
+        status, said = guest.shell("for i in $(seq 100); do ls /sys/class/net | grep -qv lo && break;"
+                                   " sleep 0.1; done; ls /sys/class/net | grep -v lo", 60)  # fmt: skip
+        t.ok(status == 0, "no network card: " + said)
+        guest.qmp("device_del", id="c")
+        gone(t, guest, "c")
+        refused(t, guest, "device_del", "not found", id="c")
+        # all of it goes while it works
+        for name in "nvme0n1", "sdb":
+            guest.shell("(while dd if=/tmp/r of=/dev/%s bs=64k conv=nocreat oflag=direct; do :; done)"
+                        " >/dev/null 2>&1 &" % name, 30)  # fmt: skip
+        time.sleep(2)
+        guest.qmp("device_del", id="s2")
+        gone(t, guest, "s2")
+        guest.qmp("device_del", id="s")
+        guest.qmp("device_del", id="n")
+        gone(t, guest, "s")
+        gone(t, guest, "n")
+        left("nvme0n1")
+        left("sdb")
+        status, said = guest.shell("dmesg | grep -E 'BUG|Oops|Call Trace|WARNING'", 60)
+        t.ok(status != 0, "the kernel says: " + said)
+        disk.power_off(t, guest, "poweroff")
+    disk.fsck(t, path)
+    with open(files[0], "rb") as f:
+        t.ok(any(f.read(16 << 20)), "nothing was written")

@@ -21,6 +21,7 @@ struct vcpu;
 struct clock;
 struct cpu_ops;
 struct cpu_config;
+struct machine;
 
 enum run_state {
     RUN_PRELAUNCH, /* -S, or still being built */
@@ -112,6 +113,9 @@ struct vm {
     GPtrArray *ide_buses;  /* struct ide_bus *: dev/ide/unit.c */
     GPtrArray *scsi_buses; /* struct scsi_bus *: dev/scsi/bus.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
+    /* A device that the user had made is gone; main thread. */
+    void (*device_deleted)(struct vm *, const char *id);
+    struct machine *machine; /* machine/builder.c; NULL: made by hand */
     void (*tray_moved)(struct vm *, const char *drive, const char *dev, bool open);
     /* A request to a drive has failed; the same. did: what came of it. */
     void (*io_error)(struct vm *, const char *drive, const char *dev, const char *node,

@@ -11,6 +11,7 @@
 #include "vmm/dev/pc/ioapic.h"
 #include "vmm/dev/pc/lapic.h"
 #include "vmm/dev/pc/misc.h"
+#include "vmm/dev/pc/pcihp.h"
 #include "vmm/dev/pc/pic.h"
 #include "vmm/dev/pc/pit.h"
 #include "vmm/dev/pc/rtc.h"
@@ -40,6 +41,7 @@ const struct dev_type *const dev_types[] = {
     &ioapic_type,
     &lapic_page_type,
     &lapic_type,
+    &pcihp_type,
     &pic_type,
     &pit_type,
     &port92_type,

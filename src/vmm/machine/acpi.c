@@ -244,6 +244,77 @@ static void isa_devices(GByteArray *a, const struct acpi_input *in)
     }
 }
 
+/* Field(region, DWordAcc, NoLock, WriteAsZeros) { names of 32 bits } */
+static void dwords(GByteArray *a, const char *region, const char *const *names, unsigned n)
+{
+    guint field = aml_begin(a, AML_FIELD);
+
+    aml_path(a, region);
+    aml_op(a, 0x43);
+    for (unsigned i = 0; i < n; i++) {
+        g_byte_array_append(a, (const u8 *)names[i], 4);
+        aml_op(a, 32);
+    }
+    aml_end(a, field);
+}
+
+/* If (slots & (1 << slot)) Notify (Sxx, what) */
+static void notify_slot(GByteArray *a, u8 slots, unsigned slot, u8 what)
+{
+    char name[5];
+    guint cond = aml_begin(a, AML_IF);
+
+    g_snprintf(name, sizeof name, "S%02X_", slot);
+    aml_op(a, AML_AND);
+    aml_op(a, slots);
+    aml_int(a, 1u << slot);
+    aml_op(a, 0); /* result goes nowhere */
+    aml_op(a, AML_NOTIFY);
+    aml_path(a, name);
+    aml_int(a, what);
+    aml_end(a, cond);
+}
+
+/* Slots that can be plugged and ejected, in the scope of the root bridge. */
+static void hotplug(GByteArray *a)
+{
+    enum { CHECK = 1, EJECT_REQUEST = 3, FIRST = 2, SLOTS = 32 };
+    static const char *const fields[] = { "PCIU", "PCID", "B0EJ", "PCIR", "BSEL" };
+    guint dev, m;
+
+    aml_region_io(a, "PCST", PC_HOTPLUG, 20);
+    dwords(a, "PCST", fields, ARRAY_LEN(fields));
+    for (unsigned slot = FIRST; slot < SLOTS; slot++) {
+        char name[5];
+
+        g_snprintf(name, sizeof name, "S%02X_", slot);
+        dev = aml_device(a, name);
+        aml_name_int(a, "_ADR", slot << 16);
+        aml_name_int(a, "_SUN", slot);
+        m = aml_method(a, "_EJ0", 1);
+        aml_op(a, AML_STORE);
+        aml_int(a, 1u << slot);
+        aml_path(a, "B0EJ");
+        aml_end(a, m);
+        aml_end(a, dev);
+    }
+    m = aml_method(a, "PCNT", 0);
+    aml_op(a, AML_STORE);
+    aml_int(a, 0);
+    aml_path(a, "BSEL");
+    aml_op(a, AML_STORE);
+    aml_path(a, "PCIU");
+    aml_op(a, AML_LOCAL0);
+    aml_op(a, AML_STORE);
+    aml_path(a, "PCID");
+    aml_op(a, AML_LOCAL1);
+    for (unsigned slot = FIRST; slot < SLOTS; slot++) {
+        notify_slot(a, AML_LOCAL0, slot, CHECK);
+        notify_slot(a, AML_LOCAL1, slot, EJECT_REQUEST);
+    }
+    aml_end(a, m);
+}
+
 static void pci_root(GByteArray *a, const struct acpi_input *in)
 {
     g_autoptr(GByteArray) res = g_byte_array_new();
@@ -265,6 +336,8 @@ static void pci_root(GByteArray *a, const struct acpi_input *in)
     aml_region_pci(a, "PIRQ", 0x60, 4);
     isa_devices(a, in);
     aml_end(a, isa);
+    if (in->pci_hotplug)
+        hotplug(a);
     aml_end(a, root);
 
     /* Byte access, no lock, preserve. */
@@ -341,6 +414,14 @@ static u32 dsdt_build(struct acpi_tables *t, const struct acpi_input *in)
         isa_devices(a, in);
     system_devices(a, in);
     aml_end(a, mark);
+    if (in->pci_hotplug) { /* general-purpose event 1 */
+        mark = aml_begin(a, AML_SCOPE);
+        aml_path(a, "\\_GPE");
+        guint method = aml_method(a, "_E01", 0);
+        aml_path(a, "\\_SB.PCI0.PCNT");
+        aml_end(a, method);
+        aml_end(a, mark);
+    }
     if (in->pm_base) {
         /* SLP_TYPa, SLP_TYPb, two reserved: 0 is soft-off on a PIIX4. */
         aml_name(a, "\\_S5");

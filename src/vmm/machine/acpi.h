@@ -21,6 +21,7 @@ struct acpi_input {
     u32 pm_base;  /* 0: no power management ports (and no SCI) */
     bool smi_cmd; /* port 0xb2 switches to ACPI mode */
     bool hpet, i8042, rtc, pit, fw_cfg, reset_port;
+    bool pci_hotplug; /* the ports of dev/pc/pcihp.c */
     bool serial[4];
     u32 virtio_mmio_n, virtio_mmio_base, virtio_mmio_gsi;
 };

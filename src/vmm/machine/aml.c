@@ -15,6 +15,7 @@ enum {
     MULTI_NAME = 0x2f,
     EXT_OP = 0x5b,
     OP_REGION = 0x80,
+    SYSTEM_IO = 1,
     PCI_CONFIG = 2,
 };
 
@@ -158,6 +159,16 @@ guint aml_method(GByteArray *a, const char *name, u8 args)
     aml_path(a, name);
     put(a, args, 1);
     return mark;
+}
+
+void aml_region_io(GByteArray *a, const char *name, u16 at, u8 len)
+{
+    put(a, EXT_OP, 1);
+    put(a, OP_REGION, 1);
+    aml_path(a, name);
+    put(a, SYSTEM_IO, 1);
+    aml_int(a, at);
+    aml_int(a, len);
 }
 
 void aml_region_pci(GByteArray *a, const char *name, u8 off, u8 len)

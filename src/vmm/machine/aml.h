@@ -26,8 +26,10 @@ enum aml_op {
     AML_ZERO = 0x00,
     AML_ONE = 0x01,
     AML_LOCAL0 = 0x60,
+    AML_LOCAL1 = 0x61,
     AML_ARG0 = 0x68,
     AML_STORE = 0x70,
+    AML_NOTIFY = 0x86,
     AML_AND = 0x7b,
     AML_OR = 0x7d,
     AML_CREATE_DWORD_FIELD = 0x8a,
@@ -51,6 +53,7 @@ void aml_name_eisaid(GByteArray *, const char *path, const char *id); /* "PNP0A0
 /* Device(name) { ... }; the caller ends it. */
 guint aml_device(GByteArray *, const char *name);
 guint aml_method(GByteArray *, const char *name, u8 args);
+void aml_region_io(GByteArray *, const char *name, u16 at, u8 len);
 void aml_region_pci(GByteArray *, const char *name, u8 off, u8 len);
 
 /* Name(path, ResourceTemplate() {...}): between the two calls descriptors are added to *res,

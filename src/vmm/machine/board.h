@@ -20,6 +20,7 @@ enum {
     PC_PCI_MEM_END = 0xfebfffffu,
     PC_PM_BASE = 0x600, /* where SeaBIOS puts the power management ports, and we too */
     PC_GPE_BASE = 0xafe0,
+    PC_HOTPLUG = 0xae00,
     PC_SCI = 9,
     VIRTIO_MMIO_BASE = 0xfeb00000u, /* microvm: slots of 512 bytes */
     VIRTIO_MMIO_SLOTS = 8,
@@ -51,6 +52,8 @@ struct machine {
     struct dev *fw_cfg;  /* NULL: none */
     struct dev *rtc;
     struct dev *fdc; /* NULL: none */
+    struct dev *hotplug; /* PCI slots through ACPI; NULL: they stay as they are */
+    u32 leaving;         /* slots that the guest was asked to let go of */
     bool serial_at[SERIALS_MAX];
     bool has_hpet, has_i8042, has_pm, has_smi_cmd;
 
@@ -68,6 +71,14 @@ struct dev *machine_part_on(struct machine *, const struct part *, struct irq *,
                             GError **error);
 /* Makes one that the user (or -drive, -nic) asked for. */
 bool machine_user_device(struct machine *, const struct device_desc *, GError **error);
+/* Finishes what is under way in a device, frees it and says so; and what hangs on it before. */
+void machine_remove(struct machine *, struct dev *);
+/* The drives that its properties name may have another device. */
+void machine_links_release(struct machine *, struct dev *);
+/* The guest lets go of PCI slots: any thread, any lock. */
+void machine_ejects(void *machine, u32 slots);
+/* A reset takes away what the guest was asked to let go of. */
+void machine_hotplug_reset(struct machine *);
 /* Resolves property text of any kind, ids of backends too. */
 bool machine_set_prop(struct machine *, struct dev *, const char *prop, const char *text,
                       GError **error);

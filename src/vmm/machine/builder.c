@@ -16,6 +16,7 @@
 #include "vmm/core/ram.h"
 #include "vmm/dev/drive.h"
 #include "vmm/dev/pc/intc.h"
+#include "vmm/dev/pci/pci.h"
 #include "vmm/machine/board.h"
 
 static const struct board_ops *board_of(const struct machine_desc *d)
@@ -230,6 +231,8 @@ bool machine_user_device(struct machine *m, const struct device_desc *desc, GErr
         board_of(m->desc)->placed(m, d);
     if (!ok) {
         g_prefix_error(error, "%s: ", desc->origin);
+        machine_links_release(m, d);
+        pci_unplace(d);
         dev_free(d);
     }
     return ok;
@@ -319,6 +322,7 @@ struct machine *machine_build(const struct machine_desc *desc, GError **error)
     m->desc = desc;
     m->nets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     m->vm = vm_new();
+    m->vm->machine = m;
     m->vm->name = g_strdup(desc->name ? desc->name : "guest");
     memcpy(m->vm->uuid, desc->uuid, 16);
     drive_make_graph(m->vm);

@@ -42,6 +42,7 @@ static struct acpi_tables *tables_make(const struct machine *m)
         .rtc = m->rtc != NULL,
         .pit = d->board != BOARD_NONE,
         .fw_cfg = m->fw_cfg != NULL,
+        .pci_hotplug = m->hotplug != NULL,
         .reset_port = m->has_pm,
     };
 

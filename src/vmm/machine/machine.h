@@ -131,5 +131,12 @@ struct machine;
 /* desc must outlive the machine. NULL and *error on failure, with all undone. */
 struct machine *machine_build(const struct machine_desc *, GError **error);
 struct vm *machine_vm(struct machine *);
+/* While it runs; props: struct opt, as -device has them. The guest is told of PCI devices by ACPI,
+ * of SCSI disks by their adapter. */
+bool machine_device_add(struct vm *, const char *driver, const char *id, GPtrArray *props,
+                        GError **error);
+/* A SCSI disk goes at once, a PCI device when the guest lets go of it; then the vm's
+ * device_deleted() is called. */
+bool machine_device_del(struct vm *, const char *id, GError **error);
 /* Ends the vCPU threads, closes drives and network, frees the vm. NULL does nothing. */
 void machine_free(struct machine *);

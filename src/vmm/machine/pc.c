@@ -22,6 +22,7 @@
 #include "vmm/dev/pc/hpet.h"
 #include "vmm/dev/pc/intc.h"
 #include "vmm/dev/pc/misc.h"
+#include "vmm/dev/pc/pcihp.h"
 #include "vmm/dev/pci/i440fx.h"
 #include "vmm/dev/scsi/scsi.h"
 #include "vmm/machine/board.h"
@@ -145,7 +146,15 @@ static bool pm_make(struct machine *m, bool direct, GError **error)
     m->vm->powerdown = pc_powerdown;
     m->vm->powerdown_opaque = pm;
     m->has_pm = m->has_smi_cmd = true;
-    return true;
+    if (!m->desc->acpi)
+        return true;
+    const struct part hp = { .type = "acpi-pci-hotplug",
+                             .id = "hotplug",
+                             .io = { PC_HOTPLUG } };
+    m->hotplug = machine_part(m, &hp, NULL, error);
+    if (m->hotplug) /* the host bridge and the PIIX stay */
+        pcihp_wire(m->hotplug, pm, 3, machine_ejects, m);
+    return m->hotplug != NULL;
 }
 
 static bool fw_cfg_make(struct machine *m, GError **error)
@@ -212,6 +221,7 @@ static bool pc_finish(struct machine *m, GError **error)
 
 static bool pc_reset(struct machine *m, GError **error)
 {
+    machine_hotplug_reset(m);
     machine_set_boot_order(m);
     if (!m->boot)
         return true;

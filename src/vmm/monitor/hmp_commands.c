@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "vmm/core/vm.h"
 #include "vmm/dev/drive.h"
+#include "vmm/machine/machine.h"
 #include "vmm/monitor/monitor_impl.h"
 
 static const struct hmp_command *find(const struct hmp_command *table, const char *name)
@@ -143,6 +144,27 @@ static void run_change(struct vm *vm, const char *args, GString *to)
         g_string_append_printf(to, "%s\n", error->message);
 }
 
+static void run_device_add(struct vm *vm, const char *args, GString *to)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) props = opts_parse(args, "driver", "device_add", &error);
+    g_autofree char *driver = props ? opts_take(props, "driver") : NULL;
+    g_autofree char *id = props ? opts_take(props, "id") : NULL;
+
+    if (props && (!driver || !vm->machine))
+        g_string_append(to, "device_add driver,property=value,...\n");
+    else if (!props || !machine_device_add(vm, driver, id, props, &error))
+        g_string_append_printf(to, "%s\n", error->message);
+}
+
+static void run_device_del(struct vm *vm, const char *args, GString *to)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (vm->machine && !machine_device_del(vm, args, &error))
+        g_string_append_printf(to, "%s\n", error->message);
+}
+
 static void run_x(struct vm *vm, const char *args, GString *to)
 {
     hmp_memory(vm, args, false, to);
@@ -157,6 +179,8 @@ const struct hmp_command hmp_commands[] = {
     { "c", "", "the same as cont", run_cont },
     { "change", "DRIVE FILE", "put another medium in", run_change },
     { "cont", "", "let the guest go on", run_cont },
+    { "device_add", "DRIVER[,PROPERTY=VALUE]...", "plug a device in", run_device_add },
+    { "device_del", "ID", "ask the guest to let go of a device", run_device_del },
     { "eject", "[-f] DRIVE", "take the medium out; -f: although the guest holds it",
       run_eject },
     { "help", "[command]", "this list, or one command", run_help },

@@ -21,6 +21,15 @@ static void on_event(void *opaque, enum vm_event ev, enum vm_cause cause)
     }
 }
 
+static void on_deleted(struct vm *vm, const char *dev)
+{
+    for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
+        struct monitor *m = vm->monitors->pdata[i];
+        if (m->deleted)
+            m->deleted(m, dev);
+    }
+}
+
 static void on_tray(struct vm *vm, const char *drive, const char *dev, bool open)
 {
     for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
@@ -57,6 +66,7 @@ void monitor_add(struct monitor *m, struct vm *vm, struct chardev *c)
     if (!vm->monitors) {
         vm->monitors = g_ptr_array_new();
         vm_listen(vm, on_event, vm);
+        vm->device_deleted = on_deleted;
         vm->tray_moved = on_tray;
         vm->io_error = on_io_error;
         vm->job_event = on_job;

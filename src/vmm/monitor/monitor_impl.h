@@ -11,6 +11,7 @@ struct monitor {
     struct chardev *chardev;
     GString *out; /* what the chardev has not taken yet */
     void (*event)(struct monitor *, enum vm_event, enum vm_cause); /* may be NULL */
+    void (*deleted)(struct monitor *, const char *dev); /* a device; may be NULL */
     void (*tray)(struct monitor *, const char *drive, const char *dev,
                  bool open); /* a tray has moved; may be NULL */
     /* A request to a disk has failed (vm.h); may be NULL. */

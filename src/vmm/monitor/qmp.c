@@ -217,6 +217,19 @@ static void qmp_event(struct monitor *m, enum vm_event ev, enum vm_cause cause)
     send_line(s, &o);
 }
 
+static void qmp_deleted(struct monitor *m, const char *dev)
+{
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+    g_autofree char *path = g_strdup_printf("/machine/peripheral/%s", dev);
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
+    qmp_event_device_deleted(&o, dev, path);
+    json_close(&o, '}');
+    send_line(s, &o);
+}
+
 static void qmp_tray(struct monitor *m, const char *drive, const char *dev, bool open)
 {
     struct qmp_session *s = container_of(m, struct qmp_session, m);
@@ -281,6 +294,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
     s->held = g_byte_array_new();
     s->pretty = pretty;
     s->m.event = qmp_event;
+    s->m.deleted = qmp_deleted;
     s->m.tray = qmp_tray;
     s->m.io_error = qmp_io_error;
     s->m.job = qmp_job;

@@ -152,6 +152,14 @@ void pci_bus_remove(struct pci_dev *p)
     p->bus = NULL;
 }
 
+void pci_unplace(struct dev *d)
+{
+    struct pci_dev *p = pci_dev_of(d);
+
+    if (p)
+        pci_bus_remove(p);
+}
+
 /* ---- configuration accesses ---- */
 
 u32 pci_config_read(struct pci_bus *b, u8 fn, u32 off, unsigned size)

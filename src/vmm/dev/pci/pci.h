@@ -143,6 +143,8 @@ void pci_bus_print(struct pci_bus *, GString *to);
 /* Before dev_realize(). fn: slot * 8 + function; -1: property "addr", else the first free slot.
  */
 bool pci_place(struct dev *, struct pci_bus *, int fn, GError **error);
+/* Takes back pci_place(), if that was, for a device that did not realize. */
+void pci_unplace(struct dev *);
 /* NULL when dev is no PCI device. */
 struct pci_dev *pci_dev_of(struct dev *);
 
