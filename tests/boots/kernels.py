@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's kernels, loaded directly, to the init of a small initramfs and off again."""
+import os
 import re
+import subprocess
 
 import initrd
 from guest import Guest, trouble
@@ -66,7 +68,7 @@ def small_cache(t):
         check(t, boot(t, "cloud-amd64", 2, more=["-accel", "soft,tb-size=4"]).console, 2)
 
 
-@case("kernel, all user code directly", ci=True)
+@case("kernel, all user code directly")
 def direct(t):
     if t.ours:
         check(t, boot(t, "cloud-amd64", 2, more=["-accel", "soft,direct=always"]).console, 2)
@@ -81,3 +83,45 @@ def reboots(t):
         guest.expect("INIT OK", 120)
     again = boot(t, "cloud-amd64", 1, "quiet nocheck reboot")  # has -no-reboot
     t.ok(again.console.count("INIT OK") == 1, "-no-reboot did not end it")
+
+
+def torture(t, smp, direct):
+    """The program torture.c as init's only work."""
+    program = os.path.join(t.work, "torture")
+    subprocess.run(["gcc", "-D_GNU_SOURCE", "-O2", "-mavx2", "-pthread", "-static", "-o", program,
+                    os.path.join(os.path.dirname(__file__), "torture.c")], check=True)  # fmt: skip
+    script = os.path.join(t.work, "torture.sh")
+    with open(script, "w", encoding="ascii") as f:
+        f.write("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sys /sys\n"
+                "echo always >/sys/kernel/mm/transparent_hugepage/enabled\n/torture\npoweroff -f\n")
+    files = initrd.busybox(script, "amd64")
+    with open(program, "rb") as f:
+        files.add("torture", 0o100755, f.read())
+    image = os.path.join(t.work, "torture.gz")
+    files.write(image)
+    args = t.accel + t.cpu + ["-m", "512", "-smp", str(smp), "-nographic", "-no-reboot"]
+    args += ["-kernel", initrd.kernel("cloud-amd64"), "-initrd", image]
+    args += ["-append", "console=ttyS0 panic=-1 quiet"]
+    if t.ours:
+        args += ["-accel", "soft,direct=" + direct]
+    with Guest(args) as guest:
+        t.ok(guest.wait(400) == 0, "no orderly end; console:\n" + guest.tail())
+        bad = re.findall(r"^not ok.*", guest.console, re.M)
+        t.ok(not bad, "; ".join(bad))
+        t.ok("torture: all well" in guest.console, "it did not end; console:\n" + guest.tail())
+        t.ok(not trouble(guest.console), "the kernel says:\n" + "\n".join(trouble(guest.console)[:10]))
+
+
+@case("torture: a program's view of the processor")
+def torture_default(t):
+    torture(t, 2, "on")
+
+
+@case("torture: the same, all code translated", ci=False)
+def torture_translated(t):
+    torture(t, 2, "off")
+
+
+@case("torture: the same, all code directly", ci=False)
+def torture_direct(t):
+    torture(t, 2, "always")
