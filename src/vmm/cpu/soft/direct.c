@@ -742,9 +742,8 @@ static bool walk_out(struct soft_vcpu *v, int *ret_stop)
         if ((v->s.rip & ~4095ull) != page)
             return true;
     }
-    if (!v->direct_always)
-        demote(v, v->direct_space);
-    return v->direct_always;
+    demote(v, v->direct_space);
+    return false;
 }
 
 static int stub_lost(struct soft_vcpu *v, struct direct_space *s)
@@ -766,6 +765,8 @@ bool direct_run(struct soft_vcpu *v, int *ret_stop)
     if (!allowed(v))
         return false;
     if (!s) { /* direct_always */
+        if (banned(d, v->spaces[v->space].cr3, __builtin_ia32_rdtsc()))
+            return false;
         promote(v);
         if (!(s = v->direct_space))
             return false;
