@@ -73,8 +73,6 @@ struct dev *machine_part_on(struct machine *, const struct part *, struct irq *,
 bool machine_user_device(struct machine *, const struct device_desc *, GError **error);
 /* Finishes what is under way in a device, frees it and says so; and what hangs on it before. */
 void machine_remove(struct machine *, struct dev *);
-/* The drives that its properties name may have another device. */
-void machine_links_release(struct machine *, struct dev *);
 /* The guest lets go of PCI slots: any thread, any lock. */
 void machine_ejects(void *machine, u32 slots);
 /* A reset takes away what the guest was asked to let go of. */

@@ -231,7 +231,6 @@ bool machine_user_device(struct machine *m, const struct device_desc *desc, GErr
         board_of(m->desc)->placed(m, d);
     if (!ok) {
         g_prefix_error(error, "%s: ", desc->origin);
-        machine_links_release(m, d);
         pci_unplace(d);
         dev_free(d);
     }

@@ -37,28 +37,12 @@ static void children_remove(struct machine *m, const struct dev *host)
     }
 }
 
-void machine_links_release(struct machine *m, struct dev *d)
-{
-    for (const struct prop *p = d->type->props; p && p->name; p++) {
-        void *what = p->kind == PROP_PTR ? *(void **)((u8 *)d + p->offset) : NULL;
-        struct drive *drive = NULL;
-
-        if (what && g_strcmp0(p->link, "medium") == 0)
-            drive = what;
-        else if (what && g_strcmp0(p->link, "drive") == 0)
-            drive = drive_find_image(m->vm, what);
-        if (drive)
-            drive->used = false;
-    }
-}
-
 void machine_remove(struct machine *m, struct dev *d)
 {
     g_autofree char *id = g_strdup(d->id);
     struct vm *vm = m->vm;
 
     children_remove(m, d);
-    machine_links_release(m, d);
     vm_freeze(vm);
     dev_free(d);
     vm_thaw(vm);
@@ -136,7 +120,7 @@ static bool links_free(struct machine *m, const struct dev_type *t, const GPtrAr
             continue;
         if (strcmp(p->link, "drive") == 0 || strcmp(p->link, "medium") == 0) {
             drive = drive_find(m->vm, o->val, NULL);
-            if (drive && drive->used)
+            if (drive && drive->dev)
                 return fail(error, ERR_BUSY, "drive=%s has a device already", o->val);
         }
         if (strcmp(p->link, "netdev") != 0)
