@@ -735,6 +735,11 @@ int node_chain_status(struct node *n, u64 at, u64 len, u32 layers, struct image_
             len = MIN(len, e.len);
         else
             e.len = len = MIN(len, e.len); /* what is beyond n's end is another extent */
+        if (!(e.flags & EXTENT_ALLOCATED) && n->drv->kind == FILTER) {
+            n = n->file; /* it shows what this shows: no layer of its own */
+            depth--;
+            continue;
+        }
         if (e.flags & EXTENT_ALLOCATED || !n->backing || depth + 1 == layers)
             break;
         n = n->backing;

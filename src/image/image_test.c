@@ -528,4 +528,37 @@ TEST(zz_clean_up)
     EXPECT_EQ(rmdir(dir), 0);
     g_free(dir);
 }
+/* What a filter does not hold lies somewhere below, and is no zeroes. */
+TEST(filters_show_the_chain_below)
+{
+    u8 data[4096], buf[4096];
+    g_autoptr(GError) error = NULL;
+    struct image_extent e;
+
+    memset(data, 7, sizeof data);
+    g_autofree char *base = g_strdup(image_make("chain-base", "", 0, 0));
+    g_autofree char *top = g_strdup(image_make("chain-top", "", 0, 0));
+    EXPECT(image_create(base, "qcow2", 1 << 20, dict_new(), false, NULL, &error));
+    struct image *img = open_with(base, (struct image_options){ .format = "qcow2" });
+    EXPECT_EQ(image_write_now(img, 8192, data, sizeof data), 0);
+    image_close(img);
+    struct dict *o = dict_new();
+    dict_set(o, "backing_file", base);
+    dict_set(o, "backing_fmt", "qcow2");
+    EXPECT(image_create(top, "qcow2", 1 << 20, o, false, NULL, &error));
+    img = open_with(top, (struct image_options){ .format = "qcow2", .snapshot = true });
+    EXPECT_EQ(image_status_now(img, 8192, 4096, 0, &e), 0);
+    EXPECT_EQ(e.flags & (IMAGE_ZERO | IMAGE_ALLOCATED), IMAGE_ALLOCATED);
+    EXPECT_EQ(e.depth, 1);
+    EXPECT_EQ(image_write_now(img, 0, data, sizeof data), 0);
+    EXPECT_EQ(image_status_now(img, 0, 4096, 0, &e), 0);
+    EXPECT_EQ(e.flags & (IMAGE_ZERO | IMAGE_ALLOCATED), IMAGE_ALLOCATED);
+    EXPECT_EQ(e.depth, 0);
+    EXPECT_EQ(image_read_now(img, 8192, buf, sizeof buf), 0);
+    EXPECT(!memcmp(buf, data, sizeof data));
+    EXPECT_EQ(image_status_now(img, 512 * 1024, 4096, 0, &e), 0);
+    EXPECT(e.flags & IMAGE_ZERO);
+    image_close(img);
+}
+
 TEST_MAIN()

@@ -44,7 +44,8 @@ int job_copy(struct node *from, struct node *to, u64 at, u64 len, void *buf, boo
 int job_allocated(struct node *top, const struct node *base, u64 at, u64 len, bool *ret,
                   u64 *ret_len)
 {
-    for (struct node *n = top; n && n != base; n = n->backing) {
+    for (struct node *n = top; n && n != base;
+         n = n->drv->kind == FILTER ? n->file : n->backing) {
         struct extent e;
 
         if (at >= n->size) { /* this layer ends before: zeroes of its making */
