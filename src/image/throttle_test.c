@@ -276,7 +276,8 @@ TEST(throttle_node)
 {
     struct image_throttle t = limits(IMAGE_IOPS_WRITE, 100, 0, 1);
     g_autoptr(GError) error = NULL;
-    struct iovec v = { bytes, 512 };
+    u8 read[2][512];
+    struct iovec v[2] = { { read[0], 512 }, { read[1], 512 } };
 
     files_new();
     EXPECT(image_throttle_group("g", &t, NULL));
@@ -289,8 +290,8 @@ TEST(throttle_node)
     double began = seconds();
     for (u32 i = 0; i < 60; i++)
         write_one(img, 0);
-    image_read(img, 0, &v, 1, did, &counter); /* passes by all that wait */
-    image_read(img, 0, &v, 1, did, &counter);
+    image_read(img, 0, v, 1, did, &counter); /* passes by all that wait */
+    image_read(img, 0, v + 1, 1, did, &counter);
     wait_for(12);
     EXPECT(seconds() - began < 0.4);
     wait_for(62);
