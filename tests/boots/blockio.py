@@ -107,6 +107,44 @@ def near(t, what, got, want, percent=5):
 NONE = dict(bps=0, bps_rd=0, bps_wr=0, iops=0, iops_rd=0, iops_wr=0)
 
 
+@case("disks: limits and counters by QMP")
+def limits(t):
+    a, b = controllers.images(t, "limits-a", "limits-b")
+    options = ["-m", "64", "-S", "-nographic",
+               "-drive", "if=none,id=a,format=raw,file=%s,throttling.bps-total=1000,"
+               "throttling.bps-total-max=5000,throttling.bps-total-max-length=3,"
+               "throttling.group=g,rerror=stop" % a,
+               "-device", "virtio-blk-pci,drive=a,id=da",
+               "-drive", "if=ide,id=b,format=raw,file=%s,iops_rd=7,iops_size=4096" % b,
+               "-drive", "if=none,id=e,media=cdrom", "-device", "ide-cd,drive=e,id=de,bus=ide.1"]  # fmt: skip
+    with Guest(t.accel + options, qmp=True) as guest:
+        ins = controllers.block(guest, "a")["inserted"]
+        want = {"bps": 1000, "bps_max": 5000, "bps_max_length": 3, "iops": 0, "group": "g"}
+        t.ok({k: ins.get(k) for k in want} == want and "iops_max" not in ins, "a: %s" % ins)
+        ins = controllers.block(guest, "b")["inserted"]
+        want = {"iops_rd": 7, "iops": 0, "iops_size": 4096, "group": "b", "bps": 0}
+        t.ok({k: ins.get(k) for k in want} == want, "b: %s" % ins)
+        # into the other's group: its limits become those of both
+        guest.qmp("block_set_io_throttle", device="b", group="g", **{**NONE, "iops": 10, "iops_max": 20})
+        for name in "ab":
+            ins = controllers.block(guest, name)["inserted"]
+            want = {"bps": 0, "iops": 10, "iops_max": 20, "iops_max_length": 1, "group": "g"}
+            t.ok({k: ins.get(k) for k in want} == want and "bps_max" not in ins, "%s: %s" % (name, ins))
+        guest.qmp("block_set_io_throttle", id="da", **NONE)
+        t.ok("group" not in controllers.block(guest, "a")["inserted"], "a is in a group")
+        t.ok(controllers.block(guest, "b")["inserted"]["iops"] == 10, "b has left with it")
+        refused(t, guest, "block_set_io_throttle", "not found", device="nobody", **NONE)
+        refused(t, guest, "block_set_io_throttle", "no medium", device="e", **{**NONE, "bps": 1})
+        refused(t, guest, "block_set_io_throttle", "exactly one", **NONE)
+        refused(t, guest, "block_set_io_throttle", "negative", device="a", **{**NONE, "bps": -1})
+        refused(t, guest, "block_set_io_throttle", "-max", device="a", bps_max=5, **NONE)
+        stats = {s["device"]: s for s in guest.qmp("query-blockstats")}
+        t.ok(set(stats) == {"a", "b", "e"}, "query-blockstats: %s" % stats)
+        t.ok(stats["a"]["qdev"] == "da" and "parent" in stats["a"], "query-blockstats: %s" % stats["a"])
+        t.ok(len(guest.qmp("query-blockstats", **{"query-nodes": True})) == 4, "query-nodes")
+        t.ok(all(b["io-status"] == "ok" for b in guest.qmp("query-block")), "io-status")
+
+
 @case("throttling: what fio measures in the guest, changed live", ci=False)
 def throttling(t):
     path = disk.make(t, "fio", "--with", "fio")
