@@ -158,7 +158,7 @@ static const struct option {
     { "machine", opt_machine, "[type=]NAME[,accel=,kernel_irqchip=on|off,...]",
       "the board: pc, microvm, none; help lists" },
     { "M", opt_machine, "", NULL },
-    { "accel", opt_accel, "kvm|soft[,tb-size=MIB][,direct=on|off|always]", "what runs the processors (tcg: the same as soft)" },
+    { "accel", opt_accel, "kvm|soft[,tb-size=MIB][,direct=on|off|always][,perfmap=on]", "what runs the processors (tcg: the same as soft)" },
     { "enable-kvm", opt_enable_kvm, NULL, "-accel kvm" },
     { "no-kvm", opt_no_kvm, NULL, "-accel soft" },
     { "no-kvm-irqchip", opt_no_irqchip, NULL, "-machine kernel_irqchip=off" },

@@ -107,6 +107,8 @@ bool opt_accel(struct parse *p, const char *arg, GError **error)
         return fail(error, ERR_ARGUMENT, "tb-size=%" G_GUINT64_FORMAT ": at least %u (MiB)",
                     cache, CPU_CODE_CACHE_MIN_MIB);
     p->m->code_cache_mib = (u32)cache;
+    if (!value_take_bool(kv, "perfmap", &p->m->perfmap, error))
+        return false;
     g_autofree char *direct = opts_take(kv, "direct");
     static const char *const how[] = { "on", "off", "always", NULL }; /* enum cpu_direct */
     if (direct) {

@@ -145,6 +145,11 @@ TEST(machine_and_accel)
     o = good("-accel tcg,tb-size=128");
     EXPECT_EQ(o->machine->code_cache_mib, 128);
     options_free(o);
+    o = good("-accel soft,direct=always,perfmap=on");
+    EXPECT_EQ(o->machine->direct, CPU_DIRECT_ALWAYS);
+    EXPECT(o->machine->perfmap);
+    options_free(o);
+    bad("-accel soft,direct=maybe", "-accel: direct=maybe is not there; there is on, off, always");
     bad("-accel tcg,tb-size=3", "-accel: tb-size=3: at least 4 (MiB)");
     bad("-accel tcg,tb-size=1025", "-accel: tb-size: '1025' is not a number from 0 to 1024");
     bad("-accel tcg,one-insn-per-tb=on", "-accel: there is no property 'one-insn-per-tb'");

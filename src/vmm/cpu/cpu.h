@@ -56,6 +56,7 @@ struct cpu_config {
     bool no_kernel_irqchip;
     u32 code_cache_mib; /* soft: for translated code; 0: 64 */
     enum cpu_direct direct;
+    bool perfmap; /* soft: write /tmp/perf-PID.map */
     /* The platform's PCI/ioapic facts that KVM needs are in vm. */
 };
 

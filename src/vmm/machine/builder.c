@@ -288,7 +288,8 @@ static bool build(struct machine *m, GError **error)
                                   .threads = d->threads,
                                   .no_kernel_irqchip = d->no_kernel_irqchip,
                                   .code_cache_mib = d->code_cache_mib,
-                                  .direct = d->direct };
+                                  .direct = d->direct,
+                                  .perfmap = d->perfmap };
     if (!set_clock(m, error) || !machine_make_ram(m, error) ||
         (board->memory && !board->memory(m, error)) || !cpu_open(m->vm, &m->cpu, error))
         return false;

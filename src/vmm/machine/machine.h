@@ -88,6 +88,7 @@ struct machine_desc {
     char *accel, *cpu_model;
     u32 code_cache_mib; /* 0: as the accelerator has it */
     enum cpu_direct direct;
+    bool perfmap;
     u32 smp, sockets, cores, threads, max_cpus;
     bool no_kernel_irqchip, force_kernel_irqchip;
 

@@ -2,6 +2,7 @@
 /* code.c - the code cache (code.h): finding, linking and dropping blocks. */
 #include "vmm/cpu/soft/code.h"
 #include "vmm/cpu/soft/direct_code.h"
+#include "vmm/cpu/soft/perfmap.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -62,6 +63,8 @@ void code_free(struct soft_vm *sv)
 
     if (!cc)
         return;
+    if (cc->perfmap)
+        fclose(cc->perfmap);
     for (u32 k = 0; k < cc->n_blocks; k++)
         block_free(cc->blocks[k]);
     if (cc->pages && cc->pages != MAP_FAILED) {
@@ -403,6 +406,8 @@ static struct block *block_make(struct soft_vcpu *v, u64 va, u16 mode)
         b = trans_block(v, &src, off, mode, &full);
         if (b)
             block_add(cc, b, cp);
+        if (b && cc->perfmap)
+            perfmap_add(cc->perfmap, cc->rx + b->code, b->code_len, va, v->cpl == 3);
         if (b && b->crosses) {
             b->crossing_next = cp2->crossing;
             cp2->crossing = b;

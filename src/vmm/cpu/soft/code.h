@@ -21,6 +21,8 @@
  */
 #pragma once
 
+#include <stdio.h>
+
 #include "vmm/cpu/soft/soft.h"
 
 enum code_mode {
@@ -106,6 +108,7 @@ struct code_cache {
     /* thunks: offsets */
     u32 enter, leave, fill, fill_traded, miss, exit_off, exit_link, fault;
     bool bmi2;
+    FILE *perfmap; /* names for perf(1); NULL: not wanted */
     /* statistics */
     u64 n_translated, n_insns, tsc_translating, n_flushes, n_drops, n_links_made;
 };

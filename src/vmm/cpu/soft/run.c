@@ -25,6 +25,7 @@
 #include "vmm/cpu/soft/direct.h"
 #include "vmm/cpu/soft/direct_code.h"
 #include "vmm/cpu/soft/native.h"
+#include "vmm/cpu/soft/perfmap.h"
 
 enum { CODE_CACHE_DEFAULT = 64 * MiB };
 
@@ -470,6 +471,8 @@ static bool soft_vm_init(struct vm *vm, GError **error)
     vm->phys_bits = sv->cpuid.phys_bits;
     if (!code_init(sv, cfg->code_cache_mib ? cfg->code_cache_mib * MiB : CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
         return false;
+    if (cfg->perfmap)
+        sv->code->perfmap = perfmap_open();
     if (cfg->direct != CPU_DIRECT_OFF && !sv->interp_only)
         sv->direct_code = direct_code_new(sv->n_pages);
     native_install();
