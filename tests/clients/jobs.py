@@ -245,6 +245,46 @@ def transactions(t):
     same(t, ba, raw)
 
 
+@case("nodes: disks of them come and go")
+def hotplug(t):
+    top, raw, base = disk(t, "plug")
+    options, (path,) = sockets(1)
+    over = new(t, "plug-over")
+    img(t, "create", "-q", "-f", "qcow2", "-b", top, "-F", "qcow2", over)
+
+    def add(name, file):
+        q.call("blockdev-add", **{"driver": "qcow2", "node-name": name, "backing": None,
+                                  "file": {"driver": "file", "filename": file}})  # fmt: skip
+
+    def plug(node):
+        return q.ask({"execute": "device_add", "arguments": {
+            "driver": "scsi-hd", "id": "h", "drive": node, "bus": "s.0"}})  # fmt: skip
+
+    def unplug():
+        q.call("device_del", id="h")
+        q.event("DEVICE_DELETED")
+
+    with Guest(t.accel + BARE + ["-S", "-device", "virtio-scsi-pci,id=s"] + options) as g, Manager(path) as q:
+        add("n", base)
+        add("over", over)
+        t.ok(plug("nobody")["error"], "a disk of nothing")
+        t.ok(plug("n") == {"return": {}}, "a disk of n")
+        q.call("blockdev-snapshot", node="n", overlay="over")
+        t.ok([b["inserted"]["node-name"] for b in q.call("query-block")] == ["over"], "on the overlay")
+        unplug()
+        t.ok(plug("n") == {"return": {}}, "a disk of what lies below")
+        (b,) = q.call("query-block")
+        t.ok(b["inserted"]["node-name"] == "n" and b["inserted"]["ro"], "%r" % b)
+        unplug()
+        t.ok(plug("over") == {"return": {}}, "a disk of the overlay")
+        unplug()
+        q.call("blockdev-del", **{"node-name": "over"})
+        q.call("blockdev-del", **{"node-name": "n"})
+        t.ok(q.call("query-named-block-nodes") == [], "nodes are left")
+        q.call("quit")
+        t.ok(g.wait(10) == 0, "status %s" % g.status)
+
+
 def archive(t):
     path = os.path.join(t.work, "initrd-disk.gz")
     cpio = initrd.busybox(os.path.join(HERE, "disk-init.sh"), "amd64")

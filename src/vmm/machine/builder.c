@@ -131,7 +131,14 @@ bool machine_set_prop(struct machine *m, struct dev *d, const char *name, const 
     if (strcmp(p->link, "drive") == 0 || strcmp(p->link, "medium") == 0) {
         struct drive *drive = drive_find(m->vm, text, NULL);
 
+        /* A node's, from before something else was put on it: not that node's any more. */
+        if (drive && drive->node && !drive->dev && drive->image &&
+            graph_image_node(drive->image) != graph_find_node(m->vm->graph, text)) {
+            drive_free(drive);
+            drive = NULL;
+        }
         if (!drive && graph_find_node(m->vm->graph, text)) {
+            drive_free_unused(m->vm, text);
             drive = drive_of_node(m->vm, text, error);
             if (!drive)
                 return false;
