@@ -515,19 +515,6 @@ TEST(zeroes_are_detected)
     EXPECT(error && strstr(error->message, "discard=unmap"));
 }
 
-TEST(zz_clean_up)
-{
-    static const char *const names[] = { "raw",         "small",  "base",  "locked",
-                                         "q.img",       "opts",   "empty", "many",
-                                         "modes.qcow2", "zeroes", "ring" };
-
-    for (u32 i = 0; i < ARRAY_LEN(names); i++) {
-        g_autofree char *p = g_build_filename(dir, names[i], NULL);
-        unlink(p);
-    }
-    EXPECT_EQ(rmdir(dir), 0);
-    g_free(dir);
-}
 /* What a filter does not hold lies somewhere below, and is no zeroes. */
 TEST(filters_show_the_chain_below)
 {
@@ -561,4 +548,17 @@ TEST(filters_show_the_chain_below)
     image_close(img);
 }
 
+TEST(zz_clean_up)
+{
+    static const char *const names[] = { "raw",         "small",  "base",  "locked",
+                                         "q.img",       "opts",   "empty", "many",
+                                         "modes.qcow2", "zeroes", "ring" };
+
+    for (u32 i = 0; i < ARRAY_LEN(names); i++) {
+        g_autofree char *p = g_build_filename(dir, names[i], NULL);
+        unlink(p);
+    }
+    EXPECT_EQ(rmdir(dir), 0);
+    g_free(dir);
+}
 TEST_MAIN()
