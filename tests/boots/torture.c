@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -465,6 +466,26 @@ static void registers(void)
     check(!bad, "MXCSR too");
 }
 
+static void bases(void)
+{
+    static const u64 at[] = { 0x1234, 0x7fffffffe000, 0xffff800000000000, 0xffffffffffffff00, 0 };
+    unsigned bad = 0;
+
+    if (!(getauxval(AT_HWCAP2) & 2))
+        return; /* the kernel does not let us */
+    for (unsigned k = 0; k < 5; k++) {
+        u64 now;
+
+        __asm__ volatile("wrgsbase %0" : : "r"(at[k]));
+        warm_up();
+        sched_yield();
+        mix(k, 1000000);
+        __asm__ volatile("rdgsbase %0" : "=r"(now));
+        bad += now != at[k];
+    }
+    check(!bad, "GS base, anywhere");
+}
+
 int main(void)
 {
     cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
@@ -478,6 +499,7 @@ int main(void)
     copy_on_write();
     new_code();
     registers();
+    bases();
     printf("torture: %s\n", failures ? "FAILED" : "all well");
     return failures != 0;
 }

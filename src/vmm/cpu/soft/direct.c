@@ -659,6 +659,7 @@ static bool allowed(const struct soft_vcpu *v)
            (s->rflags & (must | never)) == must && !(s->cr0 & (CR0_TS | CR0_EM)) &&
            s->cr0 & CR0_PG && s->msr.efer & EFER_SCE && s->cr4 & CR4_OSFXSR &&
            s->cr4 & CR4_FSGSBASE && (s->cr4 & CR4_OSXSAVE ? (s->xcr0 & 7) == 7 : 0) &&
+           s->rip < STUB_END && s->seg[FS].base < STUB_END && s->seg[GS].base < STUB_END &&
            !v->dr_active && !s->int_shadow && v->a20_mask == ~0ull &&
            !(ram_logging(v->ram) & RAM_PAGE_DIRTY_MIGRATE);
 }
@@ -805,6 +806,11 @@ bool direct_run(struct soft_vcpu *v, int *ret_stop)
         stub_run(s->stub, &regs, d->xsave, &stop);
         atomic_store(&v->direct_pid, 0);
         d->n_enter++;
+        if (stop.signal == STUB_REFUSED) {
+            ban(d, s->cr3, __builtin_ia32_rdtsc());
+            drop(v, s);
+            return true;
+        }
         if (stop.signal == STUB_GONE) {
             *ret_stop = stub_lost(v, s);
             return true;

@@ -323,10 +323,15 @@ void stub_run(struct stub *s, struct user_regs_struct *regs, u8 *xsave, struct s
     siginfo_t info;
     int status, sig;
 
-    *ret = (struct stub_stop){ .signal = STUB_GONE };
+    *ret = (struct stub_stop){ .signal = STUB_REFUSED };
     if (s->broken || !xstate_put(s, xsave) || ptrace(PTRACE_SETREGS, s->pid, 0, regs) < 0 ||
-        ptrace(PTRACE_SYSEMU, s->pid, 0, 0) < 0 || !wait_stop(s, &status) ||
-        ptrace(PTRACE_GETREGS, s->pid, 0, regs) < 0 || !xstate_take(s, xsave)) {
+        ptrace(PTRACE_SYSEMU, s->pid, 0, 0) < 0) {
+        s->broken = true;
+        return;
+    }
+    ret->signal = STUB_GONE;
+    if (!wait_stop(s, &status) || ptrace(PTRACE_GETREGS, s->pid, 0, regs) < 0 ||
+        !xstate_take(s, xsave)) {
         s->broken = true;
         return;
     }

@@ -50,7 +50,9 @@ struct stub_stop {
     int code;   /* si_code of SIGSEGV, SIGBUS, SIGTRAP */
     u64 addr;   /* si_addr of SIGSEGV, SIGBUS */
 };
-enum { STUB_SYSCALL = 1000, STUB_KICKED, STUB_GONE };
+/* STUB_REFUSED: it never ran, *regs and *xsave are as they were; STUB_GONE: what it had done is
+ * lost. The stub is of no use after either. */
+enum { STUB_SYSCALL = 1000, STUB_KICKED, STUB_REFUSED, STUB_GONE };
 /*
  * Runs the guest's code from *regs until it stops; *regs and *xsave then hold what it left.
  * xsave: X87, SSE and AVX state in XSAVE's standard format (832 bytes), 64 bytes aligned.

@@ -196,9 +196,25 @@ TEST(a_killed_stub_is_noticed)
     code(c, sizeof c);
     kill(stub_pid(s), SIGKILL);
     stub_run(s, &r, xsave, &stop);
-    EXPECT_EQ(stop.signal, STUB_GONE);
+    EXPECT(stop.signal == STUB_GONE || stop.signal == STUB_REFUSED);
     stub_map(s, CODE_VA, 4096, PROT_READ, fd, 0);
     EXPECT(!stub_commit(s));
+    stub_free(s);
+}
+
+TEST(registers_that_the_host_refuses)
+{
+    struct stub *s = open_stub();
+    struct user_regs_struct r = at(CODE_VA), was;
+    struct stub_stop stop;
+
+    if (!s)
+        return;
+    r.fs_base = 0xffff800000000000;
+    was = r;
+    stub_run(s, &r, xsave, &stop);
+    EXPECT_EQ(stop.signal, STUB_REFUSED);
+    EXPECT(memcmp(&r, &was, sizeof r) == 0);
     stub_free(s);
 }
 
