@@ -552,7 +552,8 @@ TEST(zz_clean_up)
 {
     static const char *const names[] = { "raw",         "small",  "base",  "locked",
                                          "q.img",       "opts",   "empty", "many",
-                                         "modes.qcow2", "zeroes", "ring" };
+                                         "modes.qcow2", "zeroes", "ring",  "chain-base",
+                                         "chain-top" };
 
     for (u32 i = 0; i < ARRAY_LEN(names); i++) {
         g_autofree char *p = g_build_filename(dir, names[i], NULL);
@@ -561,4 +562,5 @@ TEST(zz_clean_up)
     EXPECT_EQ(rmdir(dir), 0);
     g_free(dir);
 }
+
 TEST_MAIN()
