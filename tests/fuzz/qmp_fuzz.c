@@ -13,8 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "image/graph.h"
 #include "vmm/backend/chardev_impl.h"
 #include "vmm/core/vm.h"
+#include "vmm/dev/drive.h"
 #include "vmm/monitor/monitor.h"
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
@@ -26,6 +28,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
     struct vm *vm = vm_new();
     struct chardev *c = chardev_new(vm, "fuzz", "null", NULL);
 
+    drive_make_graph(vm);
     if (!c || !monitor_open_qmp(vm, c, size & 1, NULL))
         abort();
     static const char hello[] = "{'execute':'qmp_capabilities'}";
@@ -41,6 +44,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
     }
     monitor_close_all(vm);
     chardev_free_all(vm);
+    graph_free(vm->graph);
     vm_free(vm);
     return 0;
 }
@@ -76,6 +80,20 @@ static const char *const words[] = {
     "}}",
     "\"}",
     "query-status",
+    "transaction",
+    "\"actions\":[{\"type\":\"",
+    "\",\"data\":{",
+    "blockdev-add",
+    "\"driver\":\"qcow2\"",
+    "\"node-name\":\"n\"",
+    "\"file\":\"n\"",
+    "block-dirty-bitmap-merge",
+    "\"bitmaps\":[",
+    "blockdev-snapshot",
+    "blockdev-del",
+    "block-commit",
+    "\"device\":\"n\"",
+    "job-cancel",
     "query-commands",
     "query-qmp-schema",
     "query-cpus-fast",
