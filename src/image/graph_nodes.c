@@ -292,11 +292,13 @@ struct node *graph_refer(struct graph *g, const char *name, bool write, GError *
         fail(error, ERR_NOT_FOUND, "Cannot find device='%s' nor node-name='%s'", name, name);
         return NULL;
     }
-    if (write && n->read_only) {
+    if (write && n->read_only && !n->auto_ro) {
         fail(error, ERR_ARGUMENT, "Block node '%s' is read-only", name);
         return NULL;
     }
     if (write && !node_unused(n, error))
+        return NULL;
+    if (write && !graph_set_writable(g, n, true, error))
         return NULL;
     if (!write && written(n)) {
         fail(error, ERR_BUSY, "Node '%s' is busy: somebody writes to it", name);
@@ -318,9 +320,18 @@ bool graph_blockdev_add(struct graph *g, struct dict *d, GError **error)
         dict_free(d);
         return false;
     }
+    /* A protocol's node alone: whoever comes to stand on it says whether it is written to. */
+    const struct driver *drv = driver_find(dict_peek(d, "driver"));
+    bool auto_ro = drv && drv->kind == PROTOCOL && drv->set_writable &&
+                   g_strcmp0(dict_peek(d, "auto-read-only"), "on") == 0 &&
+                   g_strcmp0(dict_peek(d, "read-only"), "on") != 0;
+    if (auto_ro)
+        dict_set(d, "read-only", "on");
     struct node *n = node_open_dict(d, &how, error);
-    if (n)
+    if (n) {
         n->monitor = true;
+        n->auto_ro = auto_ro;
+    }
     return n != NULL;
 }
 

@@ -205,6 +205,7 @@ struct node {
     struct dict *opened_with; /* the driver's own options */
     enum image_cache cache;
     bool monitor;   /* blockdev-add holds a reference */
+    bool auto_ro;   /* read-only until somebody wants to write */
     bool opened_rw; /* the driver is ready for writing, whatever read_only says */
 };
 

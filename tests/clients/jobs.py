@@ -141,13 +141,16 @@ def by_nodes(t):
         q.status("c", "concluded")
         t.ok("error" not in q.call("query-jobs")[0], "create: %r" % q.call("query-jobs"))
         q.call("job-dismiss", id="c")
-        q.call("blockdev-add", **{"driver": "file", "node-name": name + "-f", "filename": path})
+        q.call("blockdev-add", **{"driver": "file", "node-name": name + "-f", "filename": path,
+                                  "auto-read-only": True, "discard": "unmap"})  # fmt: skip
+        t.ok(q.nodes()[name + "-f"]["ro"], "written to by nobody, and writable")
         q.call("blockdev-create", **{"job-id": "c"},
                options={"driver": "qcow2", "file": name + "-f", "size": SIZE, **more})  # fmt: skip
         q.status("c", "concluded")
         t.ok("error" not in q.call("query-jobs")[0], "create: %r" % q.call("query-jobs"))
         q.call("job-dismiss", id="c")
         q.call("blockdev-add", **{"driver": "qcow2", "node-name": name, "file": name + "-f", "backing": None})
+        t.ok(not q.nodes()[name + "-f"]["ro"], "%s cannot be written to" % name)
 
     with Guest(t.accel + BARE + ["-S"] + start + options) as g, Manager(path) as q:
         create("new", new_file)

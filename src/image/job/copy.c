@@ -93,11 +93,11 @@ static struct node *target_node(struct graph *g, const char *name, GError **erro
 
     if (!n || !node_unused(n, error))
         return NULL;
-    if (n->read_only) {
+    if (n->read_only && !n->auto_ro) {
         fail(error, ERR_IO, "Block node '%s' is read-only", n->name);
         return NULL;
     }
-    return node_ref(n);
+    return graph_set_writable(g, n, true, error) ? node_ref(n) : NULL;
 }
 
 struct node *job_target(struct job *job, const struct job_target *a, struct node *source,

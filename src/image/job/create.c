@@ -55,6 +55,10 @@ static int create_run(struct job *job)
 
 static void create_clean(struct job *job)
 {
+    struct node *file = create_of(job)->file;
+
+    if (file && file->auto_ro)
+        graph_set_writable(job->graph, file, false, NULL);
     dict_free(create_of(job)->options);
 }
 
@@ -110,9 +114,9 @@ bool job_create(struct graph *g, const char *id, struct dict *options, GError **
         file = graph_find_node(g, on);
         if (!file)
             return fail(error, ERR_NOT_FOUND, "Cannot find device='' nor node-name='%s'", on);
-        if (file->read_only)
+        if (file->read_only && !file->auto_ro)
             return fail(error, ERR_IO, "Block node '%s' is read-only", on);
-        if (!node_unused(file, error))
+        if (!node_unused(file, error) || !graph_set_writable(g, file, true, error))
             return false;
         dict_str(d, "file");
     }
