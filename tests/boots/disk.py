@@ -221,11 +221,12 @@ def host_load():
 def work(t):
     disk = make(t, "work", "--size", "6G", "--with", WORK)
     minutes = float(os.environ.get("LOAD_MINUTES", "5"))
+    smp = int(os.environ.get("LOAD_SMP", "2"))
     folder = os.path.join(t.work, "host")
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "p.c"), "w", encoding="ascii") as f:
         f.write(PROGRAM)
-    with Guest(options(t, disk, 2, 2048), tty=True, qmp=True) as guest:
+    with Guest(options(t, disk, smp, 2048), tty=True, qmp=True) as guest:
         guest.login(600)
         # What the kernel says is looked at in the end, and must not get between answers.
         guest.shell("cd /root; dmesg -n 1; systemctl is-system-running --wait", 300)
