@@ -29,11 +29,13 @@
 #include "vmm/cpu/soft/stub.h"
 
 enum {
-    PAGES_MAX = 40000,    /* mappings of a process: vm.max_map_count is 65530 by default */
+    PAGES_MAX = 40000, /* mappings of a process: vm.max_map_count is 65530 by default */
+    BURST = 4,         /* page faults of the guest, each soon after the last ... */
+    BURST_US = 100,
+    HOLD_US = 500,        /* ... make it run translated for so long */
     AROUND = 16,          /* pages looked at around a fault */
     EXCLUDED_STEPS = 300, /* instructions interpreted in a page that may not be executed */
     TRAPS_JUDGED = 200,   /* after so many stops, look whether it pays */
-    TRAP_US = 12,         /* what a stop costs, about, beyond a trap in translated code */
     USER_CS = 0x33,       /* the host's selectors for user code */
     USER_SS = 0x2b,
     SEGV_CODE_MAPERR = 1,
@@ -363,13 +365,14 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* A new stub begins with the pages that the TLB knows. */
+/* All pages that the TLB knows: for a new stub, and for one that was not used for a while. */
 static void prefault(struct soft_vcpu *v, struct direct_space *s)
 {
     const struct tlb *t = &v->tlbs[v->space][TLB_USER];
     g_autoptr(GArray) at = g_array_new(false, false, sizeof(u64));
     struct run r = { .len = 0 };
-    u64 last = ~0ull;
+    u64 last = ~0ull, key, index;
+    u8 prot;
 
     for (unsigned i = 0; i < TLB_SIZE; i++) {
         const u64 tags[] = { t->e[i].rd, t->e[i].wr, t->e[i].ex };
@@ -384,7 +387,8 @@ static void prefault(struct soft_vcpu *v, struct direct_space *s)
     for (guint k = 0; k < at->len; k++) {
         struct view w;
 
-        if (!view_of(v, g_array_index(at, u64, k), ~0ull, &w) || w.key == last)
+        if (lookup(s, g_array_index(at, u64, k), &key, &index, &prot) ||
+            !view_of(v, g_array_index(at, u64, k), ~0ull, &w) || w.key == last)
             continue;
         last = w.key;
         run_add(v, s, &r, &w);
@@ -626,8 +630,8 @@ void direct_sample(struct soft_vcpu *v)
     }
 }
 
-/* Stops cost more than the translation of what runs between them. By the processor time of the
- * stub, in which the kernel's half of a stop is, too. */
+/* Stops cost more than the translation of what runs between them, which takes about twice as
+ * long as the thing itself.  A stop takes the stub's time and as much of ours. */
 static bool too_dear(struct direct_space *s)
 {
     u64 now, ran;
@@ -638,7 +642,7 @@ static bool too_dear(struct direct_space *s)
     ran = now - s->ran;
     s->ran = now;
     s->traps = 0;
-    return ran < (u64)TRAPS_JUDGED * TRAP_US * 1000;
+    return ran < 3 * TRAPS_JUDGED * stub_stop_ns(s->stub);
 }
 
 /* ---- running --------------------------------------------------------------------------------
@@ -718,6 +722,21 @@ static bool bytes_before(struct soft_vcpu *v, u8 a, u8 b)
     return mmu_read(v, v->s.rip - 2, at, 2, TLB_USER) && at[0] == a && at[1] == b;
 }
 
+/* Memory that a program touches for the first time costs two stops a page here, and none in
+ * translated code; the TLB then tells all of it at once. */
+static void fault_of_guest(struct soft_vcpu *v, struct direct_space *s)
+{
+    u64 now = __builtin_ia32_rdtsc();
+
+    s->burst = now - s->fault_at < ticks(BURST_US) ? s->burst + 1 : 0;
+    s->fault_at = now;
+    if (s->burst >= BURST && !v->direct_always) {
+        v->direct->n_held++;
+        s->burst = 0;
+        v->direct_hold = now + ticks(HOLD_US);
+    }
+}
+
 /* One instruction by the interpreter; true: user code may go on directly. */
 static bool step(struct soft_vcpu *v, int *ret_stop)
 {
@@ -775,6 +794,10 @@ bool direct_run(struct soft_vcpu *v, int *ret_stop)
     v->s.rflags &= ~(u64)FL_RF; /* holds for one instruction, and no breakpoint is set */
     *ret_stop = SOFT_GO;
     s->used = ++d->clock;
+    if (v->direct_hold) { /* it is over */
+        v->direct_hold = 0;
+        prefault(v, s);
+    }
     pin(v, s);
     for (;;) {
         bool traps = v->tsc_offset || v->s.cr4 & CR4_TSD;
@@ -843,6 +866,8 @@ bool direct_run(struct soft_vcpu *v, int *ret_stop)
                 direct_look_at(s, stop.addr);
             }
             step(v, ret_stop);
+            if (v->cpl != 3) /* a page fault of the guest's */
+                fault_of_guest(v, s);
             break;
         case SIGTRAP:
             d->n_other++;
@@ -927,10 +952,10 @@ void direct_info(const struct soft_vcpu *v, GString *to)
         "; entries %" G_GUINT64_FORMAT ", ended by kick %" G_GUINT64_FORMAT
         ", system call %" G_GUINT64_FORMAT ", page %" G_GUINT64_FORMAT
         ", other %" G_GUINT64_FORMAT ", excluded code %" G_GUINT64_FORMAT
-        "; pages mapped %" G_GUINT64_FORMAT ", dropped %" G_GUINT64_FORMAT
-        ", compared %" G_GUINT64_FORMAT " times\n",
+        ", bursts of page faults %" G_GUINT64_FORMAT "; pages mapped %" G_GUINT64_FORMAT
+        ", dropped %" G_GUINT64_FORMAT ", compared %" G_GUINT64_FORMAT " times\n",
         d->n_promoted, d->n_demoted, d->n_enter, d->n_kick, d->n_syscall, d->n_fault,
-        d->n_other, d->n_excluded, d->n_map, d->n_unmap, d->n_resync);
+        d->n_other, d->n_excluded, d->n_held, d->n_map, d->n_unmap, d->n_resync);
 }
 
 bool direct_init(struct soft_vcpu *v)

@@ -25,6 +25,9 @@ struct direct_space {
     bool tsc_traps;
     u64 ran; /* the stub's processor time when it was judged last; stops since */
     u32 traps;
+    u64 fault_at; /* TSC of the guest's last page fault there; how many came soon after another
+                   */
+    u32 burst;
     u64 delay; /* how long the stub has waited for a CPU, when that was looked at last */
     u64 used;  /* for choosing a victim */
 };
@@ -46,7 +49,7 @@ struct direct {
     struct direct_cpus *allowed;
     /* Statistics. */
     u64 n_enter, n_syscall, n_fault, n_kick, n_other, n_map, n_unmap, n_excluded, n_promoted,
-        n_demoted, n_resync;
+        n_demoted, n_resync, n_held;
     u8 *xsave;
 };
 

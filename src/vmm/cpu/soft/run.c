@@ -288,7 +288,8 @@ static bool needs_interpreter(const struct soft_vcpu *v)
 /* User code of a space that has a stub. */
 static bool wants_direct(const struct soft_vcpu *v)
 {
-    return (v->direct_space || v->direct_always) && v->cpl == 3;
+    return (v->direct_space || v->direct_always) && v->cpl == 3 &&
+           (!v->direct_hold || __builtin_ia32_rdtsc() > v->direct_hold);
 }
 
 static const u8 *find_code(struct soft_vcpu *v)

@@ -165,6 +165,7 @@ struct soft_vcpu {
     bool intr; /* the LAPIC may have something: ask it when interrupts are open */
     struct direct *direct;             /* direct.c; NULL: all is translated */
     struct direct_space *direct_space; /* of this CR3: user code runs in a stub */
+    u64 direct_hold;                   /* no stub before this TSC; 0: now */
     bool direct_always;                /* a stub for every space: tests */
     _Atomic pid_t direct_pid;          /* the stub that runs now */
     _Atomic bool direct_again;         /* code that it was given was written: look again */

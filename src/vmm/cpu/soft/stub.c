@@ -62,8 +62,9 @@ struct stub {
     unsigned n_calls;
     bool broken;
     int sched_fd; /* its schedstat; -1 */
-    int cpu;      /* pinned to; -1 */
-    u8 *xstate;   /* as the process has it, if xstate_known */
+    u64 stop_ns;
+    int cpu;    /* pinned to; -1 */
+    u8 *xstate; /* as the process has it, if xstate_known */
     size_t xstate_size;
     bool xstate_known;
 };
@@ -121,6 +122,25 @@ static bool xstate_get(struct stub *s)
     return s->xstate_size >= GUEST_XSTATE;
 }
 
+/* What a stop costs on this host: the INT3 of our page, some times. */
+static void measure(struct stub *s)
+{
+    enum { STOPS = 32 };
+    u8 xsave[GUEST_XSTATE] __attribute__((aligned(64)));
+    struct user_regs_struct r;
+    struct stub_stop stop;
+    u64 began = stub_cpu_ns(s);
+
+    memcpy(xsave, s->xstate, sizeof xsave);
+    for (unsigned k = 0; k < STOPS; k++) {
+        r = (struct user_regs_struct){
+            .rip = STUB_BASE + sizeof stub_code - 1, .cs = 0x33, .ss = 0x2b, .orig_rax = ~0ull
+        };
+        stub_run(s, &r, xsave, &stop);
+    }
+    s->stop_ns = (stub_cpu_ns(s) - began) / STOPS;
+}
+
 static int by_number(const void *a, const void *b)
 {
     return *(const int *)a - *(const int *)b;
@@ -173,6 +193,7 @@ struct stub *stub_new(const int *fds, unsigned n_fds, GError **error)
         fail(error, ERR_FAILED, "a stub process cannot empty its memory");
         goto no;
     }
+    measure(s);
     return s;
 no:
     stub_free(s);
@@ -206,6 +227,11 @@ u64 stub_cpu_ns(const struct stub *s)
     if (clock_getcpuclockid(s->pid, &id) == 0)
         clock_gettime(id, &t);
     return (u64)t.tv_sec * NS_PER_SEC + (u64)t.tv_nsec;
+}
+
+u64 stub_stop_ns(const struct stub *s)
+{
+    return s->stop_ns;
 }
 
 u64 stub_delay_ns(const struct stub *s)

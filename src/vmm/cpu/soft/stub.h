@@ -62,6 +62,7 @@ void stub_run(struct stub *, struct user_regs_struct *regs, u8 *xsave, struct st
 /* Makes a stub_run() under way, or the next one, return STUB_KICKED soon. Any thread. */
 void stub_kick(pid_t pid);
 u64 stub_cpu_ns(const struct stub *);   /* processor time that it has used */
+u64 stub_stop_ns(const struct stub *);  /* ... of which a stop takes so much */
 u64 stub_delay_ns(const struct stub *); /* time that it wanted to run and did not */
 pid_t stub_pid(const struct stub *);
 /* Both the calling thread and the process on this CPU only (a wake-up across CPUs costs far
