@@ -166,7 +166,7 @@ def throttling(t):
         guest.login(600)
         guest.shell("dmesg -n 1; systemctl is-system-running --wait", 300)
         t.note(disk.host_load())
-        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 20)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=64", 20)
         near(t, "100 IOPS, random reads", r[1], 100)
         ins = controllers.block(guest, "d")["inserted"]
         t.ok(ins["iops"] == 100 and ins["group"] == "d", "query-block: %s" % ins)
@@ -178,21 +178,21 @@ def throttling(t):
         near(t, "10 MiB/s, reads and writes of 4 KiB", (r[0] + r[2]) * 1024, 10 << 20)
 
         limit(iops_rd=100, iops_wr=50)
-        r = fio(t, guest, "--rw=randrw --rwmixread=50 --bs=4k --iodepth=32", 20)
+        r = fio(t, guest, "--rw=randrw --rwmixread=50 --bs=4k --iodepth=64", 20)
         near(t, "writes at 50 IOPS beside reads", r[3], 50)
-        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=4", 20)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=64", 20)
         near(t, "reads alone at 100 IOPS", r[1], 100)
 
         # 1000 requests at once, then 100 a second: 2000 in 10 s
         limit(iops=100, iops_max=1000)
-        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 10)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=64", 10)
         near(t, "burst of 1000, then 100 IOPS", r[1] * 10, 2000)
         # 300 a second for 10 seconds, then 100
         limit(iops=100, iops_max=300, iops_max_length=10)
-        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 8)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=64", 8)
         near(t, "300 IOPS while the burst lasts", r[1], 300)
         guest.shell("sleep 35", 60)
-        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=16", 35)
+        r = fio(t, guest, "--rw=randread --bs=4k --iodepth=64", 35)
         # the bucket of 3000 fills at 200 a second more than it leaks: in 15 s
         near(t, "300 IOPS for 15 s, then 100", r[1] * 35, 300 * 15 + 100 * 20)
 
