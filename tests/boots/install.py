@@ -103,6 +103,13 @@ def install(t):
         args += ["-nic", "user,model=virtio-net-pci"]
         with Guest(args + ["-boot", "d", "-cdrom", iso, "-hda", image], tty=True) as guest:
             guest.expect("Linux version", 120)
+            # its network, and a mirror of the right kind
+            guest.expect("Configuring the network with DHCP", 600)
+            guest.expect("Loading additional components", 300)
+            t.note("started from the CD, mirror found at %.0f s" % (time.monotonic() - guest.began))
+            found = guest.expect("failed to download a file|Partitions formatting|[Pp]artition", 1800)
+            if "failed" in found.group(0):
+                t.skip("the installer runs, but this host's mirror has none of its components")
             for stage in (
                 "Partitions formatting|Creating ext4|Formatting partition",
                 "Installing the base system",
