@@ -172,7 +172,7 @@ def throttling(t):
         t.ok(ins["iops"] == 100 and ins["group"] == "d", "query-block: %s" % ins)
 
         limit(bps=10 << 20)
-        r = fio(t, guest, "--rw=write --bs=128k --iodepth=8", 20)
+        r = fio(t, guest, "--rw=write --bs=128k --iodepth=32", 20)
         near(t, "10 MiB/s, writes of 128 KiB", r[2] * 1024, 10 << 20)
         r = fio(t, guest, "--rw=randrw --bs=4k --iodepth=64", 20)
         near(t, "10 MiB/s, reads and writes of 4 KiB", (r[0] + r[2]) * 1024, 10 << 20)
