@@ -289,6 +289,20 @@ void code_written(void *opaque, u64 page_index, u32 off, u32 len)
     }
 }
 
+void code_forget(struct soft_vm *sv, u64 page_index, _Atomic u8 *flags)
+{
+    struct code_cache *cc = sv->code;
+
+    pthread_mutex_lock(&cc->lock);
+    struct code_page *cp = cc->pages[page_index];
+
+    if (cp && (cp->blocks || cp->crossing))
+        page_drop(sv, cp);
+    atomic_fetch_and(flags, (u8)~RAM_PAGE_CODE); /* before the count: see code_written() */
+    atomic_fetch_add(&sv->page_gen[page_index], 1);
+    pthread_mutex_unlock(&cc->lock);
+}
+
 /* Everything goes; all other vCPUs are outside. */
 static void code_flush_all(struct soft_vcpu *v)
 {

@@ -400,6 +400,15 @@ static void prefault(struct soft_vcpu *v, struct direct_space *s)
  */
 enum fix { FIXED, NOT_FIXED, EXCLUDED };
 
+static void may_write(struct soft_vcpu *v, gpa pa)
+{
+    struct ram_page p;
+
+    if (ram_page(v->ram, pa, &p) && !p.rom && atomic_load(p.flags) & RAM_PAGE_CODE &&
+        !direct_code_concerns(v->sv->direct_code, p.index))
+        code_forget(v->sv, p.index, p.flags);
+}
+
 static enum fix fix_fault(struct soft_vcpu *v, struct direct_space *s, u64 addr)
 {
     u64 va = addr & ~4095ull, key, index = ~0ull;
@@ -419,6 +428,10 @@ static enum fix fix_fault(struct soft_vcpu *v, struct direct_space *s, u64 addr)
                !mmu_probe(v, addr, 1, MMU_WRITE, TLB_USER)) {
         return NOT_FIXED;
     }
+    /* A write to a page with translated code: here it runs by itself, so away with that. (Not
+     * if the stub has a copy: its original is watched.) */
+    if (had && l.w && l.size == 4096 && !(prot & PROT_WRITE) && !(fetch && !(prot & PROT_EXEC)))
+        may_write(v, l.pa);
     if (!view_of(v, va, prot & PROT_EXEC ? index : ~0ull, &w))
         return NOT_FIXED;
     if (had && key == w.key && index == w.index && !(w.prot & ~prot))

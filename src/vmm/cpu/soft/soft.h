@@ -322,6 +322,8 @@ void code_flush_contexts(struct soft_vcpu *);
 void code_flush_page(struct soft_vcpu *, u64 va);
 /* ram_set_watch target: bytes of a page with code were written. Any thread. */
 void code_written(void *sv, u64 page_index, u32 off, u32 len);
+/* Drops what was translated of a page, so that it may be written without a word. FP is saved. */
+void code_forget(struct soft_vm *, u64 page_index, _Atomic u8 *flags);
 static inline u64 soft_tsc(const struct soft_vcpu *v)
 {
     return __builtin_ia32_rdtsc() + v->tsc_offset;
