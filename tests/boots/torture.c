@@ -279,12 +279,12 @@ static void replaced_pages(void)
     check(!bad, "pages given back and mapped over are empty");
 }
 
-static void large_pages(void)
+static void large_pages(int more, const char *what)
 {
     unsigned bad = 0;
     size_t size = 8 << 20;
-    u8 *raw = mmap(NULL, size + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                   -1, 0);
+    u8 *raw = mmap(NULL, size + (2 << 20), PROT_READ | PROT_WRITE | more,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     u8 *at = (u8 *)(((uintptr_t)raw + (2 << 20) - 1) & ~((2ul << 20) - 1));
 
     madvise(at, size, MADV_HUGEPAGE);
@@ -296,15 +296,32 @@ static void large_pages(void)
         mprotect(at + hole, 4096, PROT_READ);
         for (size_t k = 0; k < size; k += 64)
             bad += *(u64 *)(void *)(at + k) != k * 3;
-        mprotect(at + hole, 4096, PROT_READ | PROT_WRITE);
+        mprotect(at + hole, 4096, PROT_READ | PROT_WRITE | more);
         madvise(at + hole, 4096, MADV_DONTNEED);
         for (size_t k = 0; k < 4096; k += 64) {
             bad += *(u64 *)(void *)(at + hole + k) != 0;
             *(u64 *)(void *)(at + hole + k) = (hole + k) * 3;
         }
+        /* Both sides write after a fork: what was one page is two now. */
+        pid_t pid = fork();
+        if (!pid) {
+            for (size_t k = 0; k < size; k += 4096)
+                *(u64 *)(void *)(at + k) = 1;
+            mix(n, 100000);
+            _exit(0);
+        }
+        for (size_t k = 0; k < size; k += 4096)
+            bad += *(u64 *)(void *)(at + k) != k * 3;
+        for (size_t k = 0; k < size; k += 8192)
+            *(u64 *)(void *)(at + k) = k * 3;
+        int status = -1;
+        waitpid(pid, &status, 0);
+        bad += status != 0;
+        for (size_t k = 0; k < size; k += 4096)
+            bad += *(u64 *)(void *)(at + k) != k * 3;
     }
     munmap(raw, size + (2 << 20));
-    check(!bad, "large pages, and when they are broken up");
+    check(!bad, what);
 }
 
 static void copy_on_write(void)
@@ -495,7 +512,8 @@ int main(void)
     exceptions();
     protection();
     replaced_pages();
-    large_pages();
+    large_pages(0, "large pages, and when they are broken up");
+    large_pages(PROT_EXEC, "the same where code may be");
     copy_on_write();
     new_code();
     registers();

@@ -117,6 +117,7 @@ struct view {
     u64 index; /* RAM page, or COPY_INDEX and the copy's number */
     u8 prot;
     bool excluded;
+    bool cut; /* the guest's page is larger */
 };
 
 static void *packed(const struct view *w)
@@ -197,6 +198,7 @@ static bool view_of(struct soft_vcpu *v, u64 va, u64 known, struct view *ret)
             pages = LARGE / 4096;
         }
     }
+    ret->cut = l.size > ret->len;
     ret->off = s->off + (l.pa - s->at);
     ret->index = s->block->index_base + (ret->off >> 12);
     flags = &s->block->flags[ret->off >> 12];
@@ -250,6 +252,7 @@ static void run_add(struct soft_vcpu *v, struct direct_space *s, struct run *r,
                     const struct view *w)
 {
     v->direct->n_map++;
+    s->cut |= w->cut;
     g_hash_table_insert(s->pages, (void *)(uintptr_t)w->key, packed(w));
     if (r->len && r->w.va + r->len == w->va && r->w.fd == w->fd &&
         r->w.off + r->len == w->off && r->w.prot == w->prot) {
@@ -265,7 +268,7 @@ static void forget_all(struct direct_space *s)
 {
     g_hash_table_remove_all(s->pages);
     stub_unmap_all(s->stub);
-    s->stale = false;
+    s->stale = s->cut = false;
     s->n_pending = 0;
 }
 

@@ -20,6 +20,7 @@ struct direct_space {
     struct stub *stub;
     GHashTable *pages; /* what the stub maps: see direct.c */
     bool stale;        /* compare all of it with the page tables */
+    bool cut;          /* some are parts of a larger page of the guest: INVLPG names only one */
     u32 n_pending;     /* pages to compare */
     u64 pending[DIRECT_PENDING];
     bool tsc_traps;
@@ -72,7 +73,7 @@ static inline void direct_flush_space(struct soft_vcpu *v, u64 cr3)
 
 static inline void direct_look_at(struct direct_space *s, u64 va)
 {
-    if (s->n_pending < DIRECT_PENDING)
+    if (s->n_pending < DIRECT_PENDING && !s->cut)
         s->pending[s->n_pending++] = va;
     else
         s->stale = true;
