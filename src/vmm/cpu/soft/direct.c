@@ -633,13 +633,13 @@ void direct_sample(struct soft_vcpu *v)
         return;
     dt = now - d->sample_at;
     if (d->sample_cr3 == cr3 && dt < ticks(20000) &&
-        v->n_interp - d->sample_interp < 60 + dt / ticks(40))
+        v->n_interp_kernel - d->sample_interp < 60 + dt / ticks(40))
         d->score++;
     else
         d->score = 0;
     d->sample_cr3 = cr3;
     d->sample_at = now;
-    d->sample_interp = v->n_interp;
+    d->sample_interp = v->n_interp_kernel;
     if (d->score && v->mode == MODE_64 && !banned(d, cr3, now)) {
         d->score = 0;
         promote(v);

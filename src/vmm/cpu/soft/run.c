@@ -261,6 +261,7 @@ static bool differs_on_host(const struct insn *i)
 int soft_interpret(struct soft_vcpu *v)
 {
     v->n_interp++;
+    v->n_interp_kernel += v->cpl != 3;
     note_hot(v);
     const struct insn *i = interp_fetch(v);
 

@@ -149,6 +149,7 @@ struct soft_vcpu {
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
     _Atomic u32 hlt_wake; /* futex */
     u64 halt_poll;        /* TSC ticks to look for events before sleeping */
+    u64 n_interp_kernel; /* of n_interp: in the guest's kernel, a measure of how often it is entered */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
     u64 n_mnem[2048];                 /* interpreted, by ZydisMnemonic */
     struct interp_state x;
