@@ -20,6 +20,21 @@ static u32 block_hash(const u8 *page, u16 off, u16 mode)
     return (u32)(h >> 40) & (CODE_HASH - 1);
 }
 
+/* Address space for a table that is filled from its start; NULL: none. */
+static void *room(u64 size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void room_free(void *p, u64 size)
+{
+    if (p)
+        munmap(p, size);
+}
+
 bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
 {
     struct code_cache *cc = g_new0(struct code_cache, 1);
@@ -40,12 +55,13 @@ bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
                           "soft accelerator: executable memory (is it forbidden by a security "
                           "policy?)");
     cc->hash = g_new0(struct block *, CODE_HASH);
+    cc->blocks = room(size / CODE_BLOCK_MIN * sizeof *cc->blocks);
+    cc->chunks = room((size / CODE_CHUNK + 2) * sizeof *cc->chunks);
     cc->trans = trans_new();
     cc->n_pages = sv->n_pages;
-    cc->pages = mmap(NULL, MAX(cc->n_pages, 1) * sizeof *cc->pages, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (cc->pages == MAP_FAILED)
-        return fail_errno(error, errno, "soft accelerator: page table of the code cache");
+    cc->pages = room(MAX(cc->n_pages, 1) * sizeof *cc->pages);
+    if (!cc->pages || !cc->blocks || !cc->chunks)
+        return fail_errno(error, errno, "soft accelerator: tables of the code cache");
     cc->bmi2 = __builtin_cpu_supports("bmi2");
     code_make_thunks(sv);
     return true;
@@ -67,11 +83,11 @@ void code_free(struct soft_vm *sv)
         fclose(cc->perfmap);
     for (u32 k = 0; k < cc->n_blocks; k++)
         block_free(cc->blocks[k]);
-    if (cc->pages && cc->pages != MAP_FAILED) {
-        for (u64 k = 0; k < cc->n_pages; k++)
-            g_free(cc->pages[k]);
-        munmap(cc->pages, MAX(cc->n_pages, 1) * sizeof *cc->pages);
-    }
+    for (u64 k = 0; cc->pages && k < cc->n_pages; k++)
+        g_free(cc->pages[k]);
+    room_free(cc->pages, MAX(cc->n_pages, 1) * sizeof *cc->pages);
+    room_free(cc->blocks, cc->size / CODE_BLOCK_MIN * sizeof *cc->blocks);
+    room_free(cc->chunks, (cc->size / CODE_CHUNK + 2) * sizeof *cc->chunks);
     if (cc->rw && cc->rw != MAP_FAILED)
         munmap(cc->rw, cc->size);
     if (cc->rx && cc->rx != MAP_FAILED)
@@ -80,7 +96,6 @@ void code_free(struct soft_vm *sv)
         close(cc->fd);
     g_free(cc->hash);
     trans_free(cc->trans);
-    g_free(cc->blocks);
     g_free(cc->links);
     g_free(cc);
     sv->code = NULL;
@@ -145,6 +160,7 @@ void code_context_changed(struct soft_vcpu *v)
         c->ident = ident;
     }
     v->jump_gen = c->gen;
+    v->code_mode = (u16)mode;
 }
 
 void code_flush_contexts(struct soft_vcpu *v)
@@ -199,11 +215,31 @@ static void link_cut(struct code_cache *cc, struct link *l)
     l->to = NULL;
 }
 
+/* The entry is 16-byte aligned, so its first eight bytes change at once under who runs it. */
+static u64 entry_get(const struct code_cache *cc, const struct block *b)
+{
+    return *(volatile u64 *)(void *)(cc->rw + b->code);
+}
+static void entry_set(struct soft_vm *sv, const struct block *b, u64 bytes)
+{
+    struct vm *vm = sv->vm;
+
+    *(volatile u64 *)(void *)(sv->code->rw + b->code) = bytes;
+    if (b->loops) /* who goes round in it does not come by its entry: let them look up */
+        for (u32 k = 0; k < vm->n_vcpus; k++)
+            if (vm->vcpus[k] && vm->vcpus[k]->impl)
+                atomic_store(vm->vcpus[k]->poll, 1);
+}
+/* jmp to */
+static u64 entry_jump(const struct code_cache *cc, const struct block *b, u32 to)
+{
+    return (entry_get(cc, b) & ~0xffffffffffull) | 0xe9 | (u64)(to - (b->code + 5)) << 8;
+}
+
 /* REQUIRES(cc->lock) */
 static void block_drop(struct soft_vm *sv, struct block *b)
 {
     struct code_cache *cc = sv->code;
-    struct vm *vm = sv->vm;
 
     if (b->dead) /* through its other page */
         return;
@@ -218,16 +254,7 @@ static void block_drop(struct soft_vm *sv, struct block *b)
     for (u32 k = b->incoming; k; k = cc->links[k - 1].next)
         link_cut(cc, &cc->links[k - 1]);
     b->incoming = 0;
-    /* jmp poll_exit; the entry is 16-byte aligned, so eight bytes change at once */
-    u64 bytes = *(u64 *)(void *)(cc->rw + b->code);
-    u32 rel = b->poll_exit - (b->code + 5);
-
-    bytes = (bytes & ~0xffffffffffull) | 0xe9 | (u64)rel << 8;
-    *(volatile u64 *)(void *)(cc->rw + b->code) = bytes;
-    if (b->loops) /* who goes round in it does not come by its entry: let them look up */
-        for (u32 k = 0; k < vm->n_vcpus; k++)
-            if (vm->vcpus[k] && vm->vcpus[k]->impl)
-                atomic_store(vm->vcpus[k]->poll, 1);
+    entry_set(sv, b, entry_jump(cc, b, b->poll_exit));
     cc->n_drops++;
 }
 
@@ -244,7 +271,7 @@ static void page_drop(struct soft_vm *sv, struct code_page *cp)
     }
     cp->blocks = cp->crossing = NULL;
     for (unsigned k = 0; k < ARRAY_LEN(cp->bytes); k++)
-        cp->bytes[k] = cp->no_share[k] = 0;
+        cp->bytes[k] = 0;
 }
 
 void code_written(void *opaque, u64 page_index, u32 off, u32 len)
@@ -320,6 +347,8 @@ static void code_flush_all(struct soft_vcpu *v)
     for (u32 k = 0; k < CODE_HASH; k++)
         cc->hash[k] = NULL;
     cc->n_blocks = cc->n_links = 0;
+    cc->rerouted = NULL;
+    cc->rerouted_until = 0;
     cc->pos = cc->start;
     cc->n_flushes++;
     for (u32 k = 0; k < sv->vm->n_vcpus; k++) {
@@ -327,22 +356,41 @@ static void code_flush_all(struct soft_vcpu *v)
         if (!o)
             continue;
         for (unsigned j = 0; j < JUMP_CACHE_SIZE; j++)
-            o->jump_cache[j].va = ~0ull, o->jump_cache[j].gen = 0;
+            o->jump_cache[j].gen = 0, o->jump_from[j] = 0;
     }
     pthread_mutex_unlock(&cc->lock);
     soft_exclusive_end(v);
 }
 
-static void jump_cache_put(struct soft_vcpu *v, u64 va, const struct block *b)
+static void jump_cache_put(struct soft_vcpu *v, struct jump_cache_entry *j)
 {
-    struct jump_cache_entry *j = jump_cache_entry(v, va);
-    unsigned i = (va >> 12) & (TLB_SIZE - 1);
+    unsigned i = (v->s.rip >> 12) & (TLB_SIZE - 1);
 
-    j->va = va;
     j->gen = v->jump_gen;
-    j->code = b->code;
     if (!v->cpl && !(v->tlbs[v->space][TLB_KERNEL].global[i >> 6] >> (i & 63) & 1))
         v->supervisor_local = true;
+}
+
+const u8 *code_known(struct soft_vcpu *v)
+{
+    u64 va = v->s.rip;
+    struct jump_cache_entry *j = jump_cache_entry(v, va);
+    const struct tlb_entry *e =
+        &v->tlbs[v->space][v->cpl == 3 ? TLB_USER : TLB_KERNEL].e[(va >> 12) & (TLB_SIZE - 1)];
+
+    if (j->va != va || va - e->ex > 4095 ||
+        v->jump_from[j - v->jump_cache] != ((e->ex + e->addend) | v->code_mode))
+        return NULL;
+    jump_cache_put(v, j);
+    return v->code_base + j->code;
+}
+
+void code_forgotten(struct soft_vcpu *v)
+{
+    struct jump_cache_entry *j = jump_cache_entry(v, v->s.rip);
+
+    j->gen = 0;
+    v->jump_from[j - v->jump_cache] = 0;
 }
 
 /* Without the lock: blocks are freed only while no vCPU is in here. */
@@ -360,11 +408,10 @@ static void block_add(struct code_cache *cc, struct block *b, struct code_page *
 {
     struct block **head = &cc->hash[block_hash(b->page, b->off, b->mode)];
 
-    if (cc->n_blocks == cc->cap_blocks) {
-        cc->cap_blocks = cc->cap_blocks ? cc->cap_blocks * 2 : 4096;
-        cc->blocks = g_renew(struct block *, cc->blocks, cc->cap_blocks);
-    }
-    cc->blocks[cc->n_blocks++] = b;
+    cc->blocks[cc->n_blocks] = b;
+    for (u32 c = ROUND_UP(b->code, CODE_CHUNK) / CODE_CHUNK; c <= cc->pos / CODE_CHUNK + 1; c++)
+        cc->chunks[c] = cc->n_blocks;
+    atomic_store(&cc->n_blocks, cc->n_blocks + 1);
     b->hash_next = *head;
     __atomic_store_n(head, b, __ATOMIC_RELEASE);
     b->page_next = cp->blocks;
@@ -439,7 +486,7 @@ struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
     u64 va = v->s.rip;
     const struct tlb_entry *e =
         &v->tlbs[v->space][v->cpl == 3 ? TLB_USER : TLB_KERNEL].e[(va >> 12) & (TLB_SIZE - 1)];
-    u16 mode = code_mode_of(v) | extra;
+    u16 mode = v->code_mode | extra;
     struct block *b = NULL;
 
     if (likely(va - e->ex <= 4095))
@@ -447,8 +494,14 @@ struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
                        (u16)(va & 4095), mode);
     if (!b)
         b = block_make(v, va, mode);
-    if (b && !extra)
-        jump_cache_put(v, va, b);
+    if (b && !extra) {
+        struct jump_cache_entry *j = jump_cache_entry(v, va);
+
+        j->va = va;
+        j->code = b->code;
+        v->jump_from[j - v->jump_cache] = (u64)(uintptr_t)b->page | b->mode;
+        jump_cache_put(v, j);
+    }
     return b;
 }
 
@@ -476,55 +529,100 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
     pthread_mutex_unlock(&cc->lock);
 }
 
-void code_shared_failed(struct soft_vcpu *v, struct block *b)
+/* false: no room; the cache may have been emptied, and b is gone. */
+static bool reroute(struct soft_vcpu *v, struct block *b, u64 now)
 {
     struct code_cache *cc = v->sv->code;
+    u64 rip = v->s.rip;
+    struct block *to;
+
+    v->s.rip = v->page_va + b->off;
+    to = code_find_mode(v, CODE_NOSHARE);
+    v->s.rip = rip;
+    if (!to)
+        return false;
+    pthread_mutex_lock(&cc->lock);
+    if (!b->dead && !b->rerouted_until && !to->dead && to->page == b->page &&
+        to->mode == (b->mode | CODE_NOSHARE)) {
+        /* What lies across a page's end moves on in most programs: 10 ms, then longer. */
+        b->rerouted_until = now + (vm_tsc_hz() / 100 << MIN(b->n_rerouted, 8));
+        b->n_rerouted += b->n_rerouted < 255;
+        b->entry = entry_get(cc, b);
+        b->rerouted_next = cc->rerouted;
+        cc->rerouted = b;
+        if (!cc->rerouted_until || b->rerouted_until < cc->rerouted_until)
+            cc->rerouted_until = b->rerouted_until;
+        entry_set(v->sv, b, entry_jump(cc, b, to->code));
+        cc->n_rerouted++;
+    }
+    pthread_mutex_unlock(&cc->lock);
+    return true;
+}
+
+struct block *code_shared_failed(struct soft_vcpu *v, struct block *b, struct site *s)
+{
+    struct block *to = __atomic_load_n(&s->unshared, __ATOMIC_ACQUIRE);
     u64 now = __builtin_ia32_rdtsc();
 
-    /* A failure costs less than half a microsecond; now and then it does not matter. */
-    if (now - b->failed_since > vm_tsc_hz() / 2000) {
+    if (!to || to->dead) {
+        to = code_find_mode(v, CODE_NOSHARE);
+        if (!to) /* as in reroute() */
+            return NULL;
+        /* Of the same page, it lives as long. */
+        if (to->page == b->page && to->mode == (b->mode | CODE_NOSHARE))
+            __atomic_store_n(&s->unshared, to, __ATOMIC_RELEASE);
+    }
+    /* A failure costs 0.1 microseconds; a few percent do not matter. */
+    if (now - b->failed_since > vm_tsc_hz() / 20000) {
         b->failed_since = now;
         b->failed = 0;
     }
-    if (++b->failed < 32)
+    if (++b->failed == 32 && !reroute(v, b, now))
+        return NULL;
+    return to;
+}
+
+void code_share_again(struct soft_vcpu *v)
+{
+    struct code_cache *cc = v->sv->code;
+    u64 now = __builtin_ia32_rdtsc(), first = UINT64_MAX;
+
+    if (likely(!cc->rerouted_until || now < cc->rerouted_until))
         return;
     pthread_mutex_lock(&cc->lock);
-    struct code_page *cp = cc->pages[b->page_index];
-    if (!b->dead && cp) {
-        cp->no_share[b->off >> 6] |= 1ull << (b->off & 63);
-        for (struct block **p = &cp->blocks; *p; p = &(*p)->page_next) {
-            if (*p == b) {
-                *p = b->page_next;
-                break;
-            }
+    for (struct block **p = &cc->rerouted; *p;) {
+        struct block *b = *p;
+
+        if (!b->dead && b->rerouted_until > now) {
+            first = MIN(first, b->rerouted_until);
+            p = &b->rerouted_next;
+            continue;
         }
-        block_drop(v->sv, b);
+        *p = b->rerouted_next;
+        b->rerouted_until = 0;
+        if (!b->dead)
+            entry_set(v->sv, b, b->entry);
     }
+    cc->rerouted_until = first == UINT64_MAX ? 0 : first;
     pthread_mutex_unlock(&cc->lock);
 }
 
-const struct site *code_site(struct code_cache *cc, const u8 *pc, struct block **ret)
+/* Without the lock, see block_find(). */
+struct site *code_site(struct code_cache *cc, const u8 *pc, struct block **ret)
 {
-    u32 at = (u32)(pc - cc->rx), lo = 0;
+    u32 at = (u32)(pc - cc->rx), n_blocks = atomic_load(&cc->n_blocks);
+    struct block *b;
 
-    pthread_mutex_lock(&cc->lock);
-    u32 hi = cc->n_blocks;
-    while (lo < hi) {
-        u32 mid = (lo + hi) / 2;
-        if (cc->blocks[mid]->code <= at)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    struct block *b = lo ? cc->blocks[lo - 1] : NULL;
-
-    pthread_mutex_unlock(&cc->lock);
-    if (!b)
+    if (at >= cc->limit || !n_blocks)
         return NULL;
+    u32 n = cc->chunks[at / CODE_CHUNK];
 
+    while (n + 1 < n_blocks && cc->blocks[n + 1]->code <= at)
+        n++;
+    b = cc->blocks[n];
+    if (at < b->code || at - b->code >= b->code_len || !b->n_sites)
+        return NULL;
     at -= b->code;
-    if (at >= b->code_len || !b->n_sites)
-        return NULL;
     *ret = b;
     u32 k = b->n_sites;
 

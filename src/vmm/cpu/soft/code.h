@@ -52,6 +52,8 @@ struct site {    /* one guest instruction in a block */
     u16 guest;   /* offset in the page */
     bool flags;  /* the host's flags are the guest's when it starts to execute */
     bool shared; /* its check covers more than its own access: may fail needlessly */
+    struct block
+        *unshared; /* where it goes on then, once known (as long as this block lives) */
 };
 
 struct block {
@@ -63,10 +65,14 @@ struct block {
     u16 off, mode;
     u16 n_sites;
     bool dead;
-    bool crosses;       /* reaches into the next page (and is in its list, too) */
-    bool loops;         /* jumps to itself past its entry */
-    u8 failed;          /* shared checks that failed since ... */
+    bool crosses; /* reaches into the next page (and is in its list, too) */
+    bool loops;   /* jumps to itself past its entry */
+    u8 failed;    /* shared checks that failed since ... */
+    u8 n_rerouted;
     u64 failed_since;   /* ... this TSC */
+    u64 rerouted_until; /* its entry jumps to its translation without sharing; 0: no */
+    u64 entry;          /* the entry's first bytes meanwhile */
+    struct block *rerouted_next;
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
     u32 fault;          /* where the signal handler goes on, offset in the cache */
@@ -83,13 +89,12 @@ struct link {   /* a direct jump that leaves a block for another of the same pag
 };
 
 struct code_page {
-    u64 bytes[64];    /* 4096 bits: bytes that translations depend on */
-    u64 no_share[64]; /* blocks that start there do better without shared checks */
+    u64 bytes[64]; /* 4096 bits: bytes that translations depend on */
     struct block *blocks;
     struct block *crossing; /* blocks of other pages whose one instruction ends here */
 };
 
-enum { CODE_HASH = 1 << 16, CODE_BLOCK_MAX_INSNS = 48 };
+enum { CODE_HASH = 1 << 16, CODE_BLOCK_MAX_INSNS = 48, CODE_BLOCK_MIN = 32, CODE_CHUNK = 256 };
 
 struct code_cache {
     pthread_mutex_t lock;
@@ -100,9 +105,12 @@ struct code_cache {
     struct block **hash;
     struct code_page **pages; /* by RAM page index */
     u64 n_pages;
-    struct block **blocks; /* in order of code */
-    struct trans *trans;   /* working memory of the translator */
-    u32 n_blocks, cap_blocks;
+    struct block **blocks; /* in order of code; room for as many as the cache can hold */
+    u32 *chunks; /* for each CODE_CHUNK of the cache: the last block that begins before */
+    _Atomic u32 n_blocks;
+    struct trans *trans;        /* working memory of the translator */
+    struct block *rerouted;     /* blocks whose entry leads to another translation for now */
+    _Atomic u64 rerouted_until; /* the first of them ends then; 0: there are none */
     struct link *links;
     u32 n_links, cap_links;
     /* thunks: offsets */
@@ -110,7 +118,7 @@ struct code_cache {
     bool bmi2;
     FILE *perfmap; /* names for perf(1); NULL: not wanted */
     /* statistics */
-    u64 n_translated, n_insns, tsc_translating, n_flushes, n_drops, n_links_made;
+    u64 n_translated, n_insns, tsc_translating, n_flushes, n_drops, n_links_made, n_rerouted;
 };
 
 static inline struct jump_cache_entry *jump_cache_entry(const struct soft_vcpu *v, u64 va)
@@ -124,13 +132,23 @@ void code_free(struct soft_vm *);
 /* Finds or translates the block at v->s.rip and enters it in the jump cache; NULL: the
  * instruction has to be interpreted (or fetching it faulted: interp_fetch will raise it). */
 struct block *code_find(struct soft_vcpu *);
+/* The code at v->s.rip if the jump cache had it in another context (most often: in a process
+ * before) and the same page is there now; NULL: look with code_find(). */
+const u8 *code_known(struct soft_vcpu *);
+/* What the jump cache leads to at v->s.rip is gone. */
+void code_forgotten(struct soft_vcpu *);
 /* The same, translated with more mode bits (CODE_NOSHARE); not entered in the jump cache. */
 struct block *code_find_mode(struct soft_vcpu *, u16 extra);
 /* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
-const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
-/* A shared check of this block failed: when that happens often it is translated anew without.
+struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
+/*
+ * A shared check of this block failed, at this site: how to go on, at v->s.rip (NULL:
+ * interpret). If that happens often, the block's entry leads to its translation without shared
+ * checks for a while.
  */
-void code_shared_failed(struct soft_vcpu *, struct block *);
+struct block *code_shared_failed(struct soft_vcpu *, struct block *, struct site *);
+/* Takes back what code_shared_failed() did long enough ago. Now and then. */
+void code_share_again(struct soft_vcpu *);
 void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);

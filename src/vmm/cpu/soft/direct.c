@@ -34,6 +34,7 @@ enum {
     BURST_US = 100,
     HOLD_US = 500,        /* ... make it run translated for so long */
     AROUND = 16,          /* pages looked at around a fault */
+    PAGE_US = 6,          /* what a page costs to map, and in what runs slower until it is */
     EXCLUDED_STEPS = 300, /* instructions interpreted in a page that may not be executed */
     TRAPS_JUDGED = 200,   /* after so many stops, look whether it pays */
     USER_CS = 0x33,       /* the host's selectors for user code */
@@ -624,6 +625,17 @@ static void promote(struct soft_vcpu *v)
     v->direct_space = s;
 }
 
+/* User pages that the TLB knows: what prefault() will have to map. */
+static u32 pages_known(const struct soft_vcpu *v)
+{
+    const struct tlb *t = &v->tlbs[v->space][TLB_USER];
+    u32 n = 0;
+
+    for (unsigned k = 0; k < ARRAY_LEN(t->used); k++)
+        n += (u32)__builtin_popcountll(t->used[k]);
+    return n;
+}
+
 void direct_sample(struct soft_vcpu *v)
 {
     struct direct *d = v->direct;
@@ -634,13 +646,15 @@ void direct_sample(struct soft_vcpu *v)
     dt = now - d->sample_at;
     if (d->sample_cr3 == cr3 && dt < ticks(20000) &&
         v->n_interp_kernel - d->sample_interp < 60 + dt / ticks(40))
-        d->score++;
+        d->score += MIN(dt, ticks(5000));
     else
         d->score = 0;
     d->sample_cr3 = cr3;
     d->sample_at = now;
     d->sample_interp = v->n_interp_kernel;
-    if (d->score && v->mode == MODE_64 && !banned(d, cr3, now)) {
+    /* It has computed for as long as its first pages will cost. */
+    if (d->score && d->score > pages_known(v) * ticks(PAGE_US) && v->mode == MODE_64 &&
+        !banned(d, cr3, now)) {
         d->score = 0;
         promote(v);
     }

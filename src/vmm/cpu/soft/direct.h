@@ -40,7 +40,7 @@ struct direct {
     u32 n_blocks; /* RAM blocks that the stubs know */
     /* Promotion: the last timer interrupts in user code. */
     u64 sample_cr3, sample_at, sample_interp;
-    u32 score;
+    u64 score; /* TSC ticks that the space has computed since */
     u64 banned_cr3[8], banned_until[8];
     u32 banned_next;
     u64 backoff[8];

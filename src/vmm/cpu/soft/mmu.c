@@ -560,6 +560,24 @@ void *mmu_ptr(struct soft_vcpu *v, u64 va, unsigned size, enum mmu_access acc,
     return tlb_fill(v, va, acc, cls, false, &p, ret_mmio, ret_gpa);
 }
 
+/* Over a page's end, if the TLB knows both pages and they are neighbours on the host, too. */
+static u64 crossing_addend(const struct soft_vcpu *v, u64 va, bool write)
+{
+    const struct tlb_entry *e[2];
+    u64 next = (va | 4095) + 1;
+
+    if (v->mode != MODE_64 && next > UINT32_MAX)
+        return 0;
+    for (unsigned k = 0; k < 2; k++) {
+        u64 at = k ? next : va;
+
+        e[k] = &v->tlb[(at >> 12) & (TLB_SIZE - 1)];
+        if (at - (write ? e[k]->wr : e[k]->rd) > 4095)
+            return 0;
+    }
+    return e[0]->addend == e[1]->addend ? e[0]->addend : 0;
+}
+
 u64 mmu_fill_fast(struct soft_vcpu *v, u64 va, unsigned size, u32 write)
 {
     struct ram_page p;
@@ -568,7 +586,7 @@ u64 mmu_fill_fast(struct soft_vcpu *v, u64 va, unsigned size, u32 write)
     u8 *host;
 
     if ((va & 4095) + size > 4096)
-        return 0;
+        return crossing_addend(v, va, write);
     host = tlb_fill(v, va, write ? MMU_WRITE : MMU_READ, soft_class(v), true, &p, &mmio, &at);
     return host ? (u64)(uintptr_t)host - va : 0;
 }
@@ -825,7 +843,8 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
         }
     }
     direct_flush_page(v, va);
-    /* The jump cache may know code of the whole large page, though the TLB has lost its entry. */
+    /* The jump cache may know code of the whole large page, though the TLB has lost its entry.
+     */
     if (any_large)
         code_flush_contexts(v);
     else

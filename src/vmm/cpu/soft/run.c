@@ -300,29 +300,25 @@ static const u8 *find_code(struct soft_vcpu *v)
 
     if (j->va == va && j->gen == v->jump_gen)
         return v->code_base + j->code;
+    const u8 *code = code_known(v);
+
+    if (code)
+        return code;
     struct block *b = code_find(v);
 
     return b ? v->code_base + b->code : NULL;
 }
 
-static void forget_code(struct soft_vcpu *v)
+/* RIP is at the instruction that left its block in the middle. */
+static struct site *rewind_to_site(struct soft_vcpu *v, struct block **ret)
 {
-    jump_cache_entry(v, v->s.rip)->gen = 0;
-}
-
-/* The instruction that left its block in the middle. Was its check a shared one? */
-static bool rewind_to_site(struct soft_vcpu *v)
-{
-    struct block *b;
-    const struct site *s = code_site(v->sv->code, (const u8 *)(uintptr_t)v->exit_arg, &b);
+    struct site *s = code_site(v->sv->code, (const u8 *)(uintptr_t)v->exit_arg, ret);
 
     g_assert(s);
     v->s.rip = v->page_va + s->guest;
     if (v->mode != MODE_64)
         v->s.rip = (u32)v->s.rip;
-    if (s->shared)
-        code_shared_failed(v, b);
-    return s->shared;
+    return s;
 }
 
 static int run_code(struct soft_vcpu *v)
@@ -367,20 +363,26 @@ static int run_code(struct soft_vcpu *v)
             break;
         }
         case CODE_EXIT_SLOW: {
-            struct block *b = rewind_to_site(v) ? code_find_mode(v, CODE_NOSHARE) : NULL;
+            struct block *b, *to = NULL;
+            struct site *s = rewind_to_site(v, &b);
 
-            if (!b)
+            if (s->shared)
+                to = code_shared_failed(v, b, s);
+            if (!to)
                 return soft_interpret(v);
-            code = v->code_base + b->code;
+            code = v->code_base + to->code;
             break;
         }
-        case CODE_EXIT_FAULT:
-            rewind_to_site(v);
+        case CODE_EXIT_FAULT: {
+            struct block *b;
+
+            rewind_to_site(v, &b);
             return soft_interpret(v);
+        }
         default:
             /* Events; or the block was dropped, and the jump cache still has it. */
             if (!v->poll)
-                forget_code(v);
+                code_forgotten(v);
             return SOFT_GO;
         }
         if (v->poll)
@@ -412,6 +414,7 @@ static enum cpu_exit soft_run(struct vcpu *c)
                 break;
         }
         if (unlikely(v->intr || v->s.nmi_pending)) {
+            code_share_again(v);
             stop = take_interrupts(v);
             if (stop == SOFT_TRIPLE) {
                 why = CPU_EXIT_TRIPLE;
@@ -471,7 +474,8 @@ static bool soft_vm_init(struct vm *vm, GError **error)
                      MAX(cfg->cores, 1), MAX(cfg->threads, 1), &sv->cpuid, error))
         return false;
     vm->phys_bits = sv->cpuid.phys_bits;
-    if (!code_init(sv, cfg->code_cache_mib ? cfg->code_cache_mib * MiB : CODE_CACHE_DEFAULT, native_area(MAX(cfg->smp, 1)), error))
+    if (!code_init(sv, cfg->code_cache_mib ? cfg->code_cache_mib * MiB : CODE_CACHE_DEFAULT,
+                   native_area(MAX(cfg->smp, 1)), error))
         return false;
     if (cfg->perfmap)
         sv->code->perfmap = perfmap_open();
@@ -517,8 +521,9 @@ static bool soft_vcpu_init(struct vcpu *c, GError **error)
     v->a20_mask = ~0ull;
     v->code_base = sv->code->rx;
     v->gen_counter = 1;
-    v->jump_cache = mmap(NULL, JUMP_CACHE_SIZE * sizeof *v->jump_cache, PROT_READ | PROT_WRITE,
+    v->jump_cache = mmap(NULL, JUMP_CACHE_BYTES, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    v->jump_from = (u64 *)(v->jump_cache + JUMP_CACHE_SIZE);
     if (v->jump_cache == MAP_FAILED || !mmu_init(v) || !interp_init(v))
         return fail(error, ERR_FAILED, "no memory for the tables of a software CPU");
     if (sv->direct_code)
@@ -538,7 +543,7 @@ static void soft_vcpu_fini(struct vcpu *c)
     native_fini(v);
     interp_fini(v);
     mmu_fini(v);
-    munmap(v->jump_cache, JUMP_CACHE_SIZE * sizeof *v->jump_cache);
+    munmap(v->jump_cache, JUMP_CACHE_BYTES);
     munmap(v, sizeof *v);
 }
 
@@ -610,10 +615,11 @@ static void soft_info(struct vm *vm, GString *to)
                            "code cache: %u of %u KiB, %u blocks, %" G_GUINT64_FORMAT
                            " translated (%" G_GUINT64_FORMAT " instructions, %" G_GUINT64_FORMAT
                            " ms), %" G_GUINT64_FORMAT " dropped, %" G_GUINT64_FORMAT
-                           " flushes, %" G_GUINT64_FORMAT " links\n",
+                           " flushes, %" G_GUINT64_FORMAT " links, %" G_GUINT64_FORMAT
+                           " rerouted\n",
                            cc->pos / 1024, cc->size / 1024, cc->n_blocks, cc->n_translated,
                            cc->n_insns, cc->tsc_translating / MAX(vm_tsc_hz() / 1000, 1),
-                           cc->n_drops, cc->n_flushes, cc->n_links_made);
+                           cc->n_drops, cc->n_flushes, cc->n_links_made, cc->n_rerouted);
     for (u32 k = 0; k < vm->n_vcpus; k++) {
         struct soft_vcpu *v = vm->vcpus[k]->impl;
         u64 last = 0;

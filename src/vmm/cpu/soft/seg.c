@@ -179,7 +179,7 @@ void seg_load(struct soft_vcpu *v, unsigned seg, u16 sel)
         desc_accessed(v, sel, &d);
         desc_to_seg(&d, sel, s);
     }
-    if (v->mode != MODE_64 && (seg == DS || seg == ES))
+    if (v->mode != MODE_64) /* flat or not, usable or not: code is translated for that */
         soft_update(v);
 }
 

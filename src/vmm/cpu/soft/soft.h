@@ -68,7 +68,8 @@ struct jump_cache_entry {
     u32 gen;  /* of the context it was found in; 0: empty */
     u32 code; /* offset from code_base */
 };
-enum { JUMP_CACHE_SIZE = 32768, JUMP_CACHE_PAGE = 256 };
+enum { JUMP_CACHE_SIZE = 131072, JUMP_CACHE_PAGE = 256 };
+#define JUMP_CACHE_BYTES (JUMP_CACHE_SIZE * (sizeof(struct jump_cache_entry) + sizeof(u64)))
 /* Offset in the cache; emit_indirect() computes the same. */
 static inline u32 jump_cache_at(u64 va)
 {
@@ -119,7 +120,8 @@ struct soft_vcpu {
     u64 page_va; /* VA of the page that the running block lies in */
     u64 host_rsp;
     struct jump_cache_entry *jump_cache;
-    u32 jump_gen; /* generation of the current context */
+    u32 jump_gen;  /* generation of the current context */
+    u16 code_mode; /* enum code_mode of the current context */
     struct soft_vcpu *self;
     const u8 *code_base; /* executable view of the code cache */
     u64 exit_arg;
@@ -129,6 +131,8 @@ struct soft_vcpu {
     struct x86_state s;
 
     /* ---- C only ---- */
+    u64 *jump_from; /* for each entry of jump_cache: its host page, and its mode in the low bits
+                     */
     struct vcpu *vcpu;
     struct vm *vm;
     struct soft_vm *sv;
@@ -149,7 +153,8 @@ struct soft_vcpu {
     _Atomic u32 running;  /* in translated code or interpreting; see soft_exclusive_begin() */
     _Atomic u32 hlt_wake; /* futex */
     u64 halt_poll;        /* TSC ticks to look for events before sleeping */
-    u64 n_interp_kernel; /* of n_interp: in the guest's kernel, a measure of how often it is entered */
+    u64 n_interp_kernel;  /* of n_interp: in the guest's kernel, a measure of how often it is
+                             entered */
     u64 n_interp, n_fill, n_exit[32]; /* statistics, "info jit" */
     u64 n_mnem[2048];                 /* interpreted, by ZydisMnemonic */
     struct interp_state x;
@@ -163,8 +168,8 @@ struct soft_vcpu {
     u32 gen_counter;
     struct native_code *native;
     void *signal_stack;
-    bool intr; /* the LAPIC may have something: ask it when interrupts are open */
-    struct direct *direct;             /* direct.c; NULL: all is translated */
+    bool intr;             /* the LAPIC may have something: ask it when interrupts are open */
+    struct direct *direct; /* direct.c; NULL: all is translated */
     struct direct_space *direct_space; /* of this CR3: user code runs in a stub */
     u64 direct_hold;                   /* no stub before this TSC; 0: now */
     bool direct_always;                /* a stub for every space: tests */
@@ -323,7 +328,8 @@ void code_flush_contexts(struct soft_vcpu *);
 void code_flush_page(struct soft_vcpu *, u64 va);
 /* ram_set_watch target: bytes of a page with code were written. Any thread. */
 void code_written(void *sv, u64 page_index, u32 off, u32 len);
-/* Drops what was translated of a page, so that it may be written without a word. FP is saved. */
+/* Drops what was translated of a page, so that it may be written without a word. FP is saved.
+ */
 void code_forget(struct soft_vm *, u64 page_index, _Atomic u8 *flags);
 static inline u64 soft_tsc(const struct soft_vcpu *v)
 {

@@ -155,8 +155,6 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
     t->off[t->n] = (u16)at;
 
     trans_plan_flags(t, ends, interp);
-    if (t->cp->no_share[off >> 6] >> (off & 63) & 1)
-        t->mode |= CODE_NOSHARE;
     trans_plan_groups(t);
     trans_plan_registers(t);
     u32 start = ROUND_UP(cc->pos, 16u);

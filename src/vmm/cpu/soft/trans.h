@@ -87,7 +87,7 @@ struct exit_stub { /* out-of-line part of a conditional exit */
  * amounts) share one check: the first one checks the whole span and leaves the addend in
  * v->group[], the others use it.
  */
-enum { GROUPS = 8, GROUP_SPAN = 1024 };
+enum { GROUPS = 8, GROUPS_OPEN = 2, GROUP_SPAN = 512, GROUP_GAP = 128 };
 struct group {
     u8 base;
     s32 lo, hi; /* span, from the register's value at the start of the group's numbering */

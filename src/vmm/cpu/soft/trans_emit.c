@@ -857,9 +857,22 @@ static void emit_string(struct trans *t, u32 k)
     }
 }
 
+/* S3 = how many elements of 1 << log bytes lie between S1 and its page's end. */
+static void emit_left_in_page(struct trans *t, u8 log)
+{
+    struct emit *e = &t->e;
+
+    e_rr(e, 0x89, S3, S1, true);
+    e_alu_imm(e, 1, S3, (u32)-4096, true);
+    e8(e, e_rex(true, 0, S3, 0xff)), e8(e, 0xf7), e8(e, 0xd8 | (S3 & 7)); /* neg */
+    if (log)
+        e_shift(e, 5, S3, log, true);
+}
+
 /*
- * REP MOVS and REP STOS upwards that stay within a page on either side: the host's own
- * instruction, on host addresses.  The rest is left to the interpreter.
+ * REP MOVS and REP STOS upwards: the host's own instruction, on host addresses, up to the end
+ * of a page; the block is run again for the rest.  An element that lies in two pages is left to
+ * the interpreter.
  */
 static void emit_rep(struct trans *t, u32 k)
 {
@@ -867,30 +880,42 @@ static void emit_rep(struct trans *t, u32 k)
     struct emit *e = &t->e;
     u8 size = i->opcode & 1 ? i->opsize : 1, log = (u8)__builtin_ctz(size);
     bool movs = (i->opcode & 0xfe) == 0xa4;
+    u8 *none, *less;
 
     flags_clobber(t, t->live[k]);
     emit_gs_byte_test(t, OFF(s.rflags) + 1, FL_DF >> 8);
     emit_interp_if(t, 5, k);
-    e_lea(e, S1, RCX, -1, t->is64); /* none at all, or more than a page */
-    e_alu_imm(e, 7, S1, 4096 / size - 1, t->is64);
-    emit_interp_if(t, 7, k);
-    for (int side = movs ? 0 : 1; side < 2; side++) {
-        e_rr(e, 0x89, S1, side ? RDI : RSI, t->is64);
-        emit_check(t, 1, side);
-        e_rr(e, 0x89, S3, RCX, false);
-        if (log)
-            e_shift(e, 4, S3, log, false);
-        e_alu_imm(e, 4, S1, 4095, false);
-        e_rr(e, 0x01, S3, S1, false);
-        e_alu_imm(e, 7, S3, 4096, false);
-        emit_interp_if(t, 7, k);
-        if (movs && !side)
-            e_store(e, OFF(scratch[0]), S2);
-    }
-    if (!t->is64) {
-        e_rr(e, 0x89, RDI, RDI, false);
+    e_rr(e, 0x85, RCX, RCX, t->is64);
+    none = e_jcc(e, 4, e->p + e->delta);
+    if (!t->is64)
         e_rr(e, 0x89, RCX, RCX, false);
+    if (movs) {
+        e_rr(e, 0x89, S1, RSI, t->is64);
+        emit_check(t, 1, false);
+        e_store(e, OFF(scratch[0]), S2);
+        emit_left_in_page(t, log);
+        e_store(e, OFF(scratch[1]), S3);
     }
+    e_rr(e, 0x89, S1, RDI, t->is64);
+    emit_check(t, 1, true);
+    emit_left_in_page(t, log);
+    if (movs) {
+        e_gs(e, 0x3b, S3, OFF(scratch[1]), true);
+        less = e_jcc(e, 6, e->p + e->delta);
+        e_load(e, S3, OFF(scratch[1]));
+        e_here(e, less);
+    }
+    e_rr(e, 0x39, S3, RCX, true);
+    less = e_jcc(e, 6, e->p + e->delta);
+    e_mov(e, S3, RCX);
+    e_here(e, less);
+    e_rr(e, 0x85, S3, S3, true);
+    emit_interp_if(t, 4, k);
+    e_rr(e, 0x29, RCX, S3, true);
+    e_store(e, OFF(scratch[2]), RCX); /* left after this */
+    e_mov(e, RCX, S3);
+    if (!t->is64)
+        e_rr(e, 0x89, RDI, RDI, false);
     e_rr(e, 0x01, RDI, S2, true);
     if (movs) {
         if (!t->is64)
@@ -907,6 +932,16 @@ static void emit_rep(struct trans *t, u32 k)
     e_rr(e, 0x29, RDI, S2, true);
     if (movs)
         e_rr(e, 0x29, RSI, S3, true);
+    if (!t->is64) { /* at 4 GiB they go on at 0 */
+        e_rr(e, 0x89, RDI, RDI, false);
+        if (movs)
+            e_rr(e, 0x89, RSI, RSI, false);
+    }
+    e_load(e, RCX, OFF(scratch[2]));
+    e_rr(e, 0x85, RCX, RCX, true);
+    t->exits[t->n_exits++] =
+        (struct exit_stub){ e_jcc(e, 5, e->p + e->delta), t->off[k], false };
+    e_here(e, none);
 }
 
 void trans_emit_insn(struct trans *t, u32 k)

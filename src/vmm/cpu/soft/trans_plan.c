@@ -2,6 +2,8 @@
 /* trans_plan.c - what is known of a block before it is written (trans.h). */
 #include "vmm/cpu/soft/trans.h"
 
+#include <string.h>
+
 void trans_mark_bytes(struct code_page *cp, u32 from, u32 n)
 {
     for (u32 b = from; b < from + n && b < 4096; b++)
@@ -47,38 +49,43 @@ u16 trans_flags_wanted(struct trans *t, s32 off)
     return wanted(t, off, FL_STATUS, &budget);
 }
 
-/* One access of instruction k through `base`; may it share a check with the ones before? */
-static void plan_access(struct trans *t, u32 k, s8 *open, u8 base, s32 from, u32 size,
-                        bool write, s32 shift)
+/*
+ * One access of instruction k through `base`; may it share a check with the ones before?  A
+ * check of a wide span fails when a page ends in it, which costs as much as fifty checks; so a
+ * group grows by GROUP_GAP at a time (fields of a structure that are far apart are checked
+ * apart).
+ */
+static void plan_access(struct trans *t, u32 k, s8 (*open)[GROUPS_OPEN], u8 base, s32 from,
+                        u32 size, bool write, s32 shift)
 {
     s32 to = from + (s32)size;
+    s8 *mine = open[base];
 
-    if (open[base] >= 0) {
-        struct group *g = &t->groups[open[base]];
+    for (unsigned n = 0; n < GROUPS_OPEN && mine[n] >= 0; n++) {
+        struct group *g = &t->groups[mine[n]];
         s32 lo = MIN(g->lo, from), hi = MAX(g->hi, to);
 
-        if (hi - lo <= GROUP_SPAN) {
+        if (hi - lo <= GROUP_SPAN && hi - lo <= g->hi - g->lo + GROUP_GAP) {
             g->lo = lo;
             g->hi = hi;
             g->write |= write;
             g->n++;
-            t->group_of[k] = open[base];
+            t->group_of[k] = mine[n];
             return;
         }
     }
-    open[base] = (s8)t->n_groups;
-    t->group_of[k] = (s8)t->n_groups;
+    memmove(mine + 1, mine, GROUPS_OPEN - 1);
+    mine[0] = t->group_of[k] = (s8)t->n_groups;
     t->groups[t->n_groups++] = (struct group){ base, from, to, shift, k, 1, write, -1 };
 }
 
 void trans_plan_groups(struct trans *t)
 {
-    s8 open[16], w = t->is64 ? 8 : 4;
+    s8 open[16][GROUPS_OPEN], w = t->is64 ? 8 : 4;
     s32 rsp = 0; /* how far RSP has moved since `open[RSP]` numbers began */
     s8 slots = 0;
 
-    for (unsigned r = 0; r < ARRAY_LEN(open); r++)
-        open[r] = -1;
+    memset(open, -1, sizeof open);
     for (u32 k = 0; k < t->n; k++) {
         const struct insn *i = &t->i[k];
         u16 written = i->gpr_written;
@@ -131,7 +138,7 @@ void trans_plan_groups(struct trans *t)
         }
         for (unsigned r = 0; r < ARRAY_LEN(open); r++)
             if (written & 1 << r)
-                open[r] = -1;
+                memset(open[r], -1, sizeof open[r]);
         if (written & 1 << RSP)
             rsp = 0;
     }
