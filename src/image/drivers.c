@@ -19,6 +19,7 @@ const struct driver *const drivers[] = {
     /* protocols */
     &proto_file,
     &proto_host_device,
+    &proto_nbd,
     /* filters */
     &filter_blkdebug,
     &filter_overlay,
