@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * dirty.c - dirty bitmaps: which granules of a node have changed.  In memory only.
+ * dirty.c - dirty bitmaps: which granules of a node have changed.  Those that an image keeps
+ * are read and written by its format (struct bitmap_ops); here they are in memory.
  *
  * Bits are set after a change, by the thread that made it; a job that clears a bit before it
  * reads the bytes misses nothing.
@@ -12,7 +13,7 @@
 #include "image/job.h"
 
 /* 512 MiB of bits is a bitmap of 2 TiB in granules of 512 bytes. */
-enum { BITMAPS_MAX = 64, GRANULARITY = 65536, NAME_MAX_BYTES = 1023 };
+enum { BITMAPS_MAX = 1024, GRANULARITY = 65536, NAME_MAX_BYTES = 1023 };
 static const u64 words_max = 1ull << 26;
 
 bool bits_init(struct bits *b, u64 size, u32 granularity, GError **error)
@@ -114,6 +115,51 @@ void bits_merge(struct bits *to, const struct bits *from)
         bits_set(to, at, len);
 }
 
+bool bits_resize(struct bits *b, u64 size, GError **error)
+{
+    u64 n = (size + BIT(b->shift) - 1) >> b->shift, words = n / 64 + 1, had = b->n / 64 + 1;
+
+    if (words > had) {
+        _Atomic u64 *more =
+            words <= words_max ? g_try_realloc_n(b->word, words, sizeof *b->word) : NULL;
+
+        if (!more)
+            return fail(error, ERR_LIMIT,
+                        "no memory for a bitmap of %" G_GUINT64_FORMAT " granules", n);
+        memset((void *)(more + had), 0, (words - had) * sizeof *more);
+        b->word = more;
+    }
+    if (n < b->n) {
+        for (u64 i = n; i < b->n && i % 64; i++)
+            atomic_fetch_and(&b->word[i / 64], ~BIT(i % 64));
+        for (u64 w = (n + 63) / 64; w < had; w++)
+            atomic_store(&b->word[w], 0);
+    }
+    b->n = n;
+    b->size = size;
+    return true;
+}
+
+void bits_import(struct bits *b, u64 byte, const u8 *from, size_t n)
+{
+    for (u64 w = byte / 8; n >= 8 && w <= b->n / 64; w++, from += 8, n -= 8) {
+        u64 v = le64_get(*(const le64 *)(const void *)from);
+
+        if (w == b->n / 64)
+            v &= BIT(b->n % 64) - 1;
+        atomic_store(&b->word[w], v);
+    }
+}
+
+void bits_export(const struct bits *b, u64 byte, u8 *to, size_t n)
+{
+    for (u64 w = byte / 8; n >= 8; w++, to += 8, n -= 8) {
+        le64 v = le64_of(w <= b->n / 64 ? atomic_load(&b->word[w]) : 0);
+
+        memcpy(to, &v, sizeof v);
+    }
+}
+
 /* --- bitmaps of a node -----------------------------------------------------------------------
  */
 
@@ -152,10 +198,7 @@ struct bitmap *bitmap_new(struct node *n, const char *name, u64 granularity,
     if (!has_granularity)
         granularity = n->cluster ? MAX(4096, MIN(n->cluster, GRANULARITY)) : GRANULARITY;
     if (granularity < 512 || granularity & (granularity - 1) || granularity > 1u << 31) {
-        fail(error, ERR_ARGUMENT, "Granularity must be %s",
-             granularity < 512        ? "at least 512"
-             : granularity > 1u << 31 ? "at most 2 GiB"
-                                      : "a power of 2");
+        fail(error, ERR_ARGUMENT, "Granularity must be power of 2 and at least 512");
         return NULL;
     }
     if (graph_bitmap_count(n) >= BITMAPS_MAX) {
@@ -169,6 +212,34 @@ struct bitmap *bitmap_new(struct node *n, const char *name, u64 granularity,
     }
     m->name = g_strdup(name);
     m->recording = true;
+    return m;
+}
+
+struct bitmap *node_bitmap_add(struct node *n, const struct bitmap_args *a, GError **error)
+{
+    if (node_bitmap_exists(n, a->name)) {
+        fail(error, ERR_ARGUMENT, "Bitmap already exists: %s", a->name);
+        return NULL;
+    }
+    struct bitmap *m = bitmap_new(n, a->name, a->granularity, a->granularity != 0, error);
+    if (!m)
+        return NULL;
+    m->recording = !a->disabled;
+    m->persistent = a->persistent;
+    bool ok = true;
+    if (a->persistent && !n->drv->bitmaps)
+        ok = fail(error, ERR_UNSUPPORTED,
+                  "Can't store persistent bitmaps to %s: Operation not supported",
+                  n->name ? n->name : n->filename);
+    else if (a->persistent && n->read_only)
+        ok = fail(error, ERR_IO, "Node '%s' is read only", n->name ? n->name : n->filename);
+    else if (a->persistent)
+        ok = n->drv->bitmaps->can_store(n, m, error);
+    if (!ok) {
+        bitmap_free(m);
+        return NULL;
+    }
+    node_bitmap_put(n, m);
     return m;
 }
 
@@ -229,7 +300,9 @@ void graph_bitmap_info(struct node *n, u32 i, struct bitmap_info *ret)
                                  .count = bits_count(&m->bits),
                                  .granularity = 1u << m->bits.shift,
                                  .recording = m->recording,
-                                 .busy = m->job != NULL };
+                                 .busy = m->job != NULL,
+                                 .persistent = m->persistent,
+                                 .inconsistent = m->inconsistent };
 }
 
 static struct bitmap *find(struct node *n, const char *name)
@@ -245,29 +318,63 @@ static struct bitmap *find(struct node *n, const char *name)
     return NULL;
 }
 
-struct bitmap *node_bitmap(struct node *n, const char *name, GError **error)
+static bool usable(struct node *n, const struct bitmap *m, u32 also_for, GError **error)
+{
+    if (m->job)
+        return fail(error, ERR_BUSY,
+                    "Bitmap '%s' is currently in use by another operation and cannot be used",
+                    m->name);
+    if (m->persistent && n->read_only && !(also_for & BITMAP_READONLY))
+        return fail(error, ERR_IO, "Bitmap '%s' is readonly and cannot be modified", m->name);
+    return !m->inconsistent || also_for & BITMAP_INCONSISTENT ||
+           fail(error, ERR_IO, "Bitmap '%s' is inconsistent and cannot be used", m->name);
+}
+
+struct bitmap *node_bitmap(struct node *n, const char *name, u32 also_for, GError **error)
 {
     struct bitmap *m = find(n, name);
 
-    if (!m) {
+    if (!m)
         fail(error, ERR_NOT_FOUND, "Dirty bitmap '%s' not found", name);
-    } else if (m->job) {
-        fail(error, ERR_BUSY,
-             "Bitmap '%s' is currently in use by another operation and cannot be used", name);
-        m = NULL;
+    return m && usable(n, m, also_for, error) ? m : NULL;
+}
+
+bool node_bitmap_exists(struct node *n, const char *name)
+{
+    return find(n, name);
+}
+
+struct bitmap *node_bitmap_at(struct node *n, u32 i)
+{
+    return bitmaps_of(n)->all->pdata[i];
+}
+
+bool node_bitmaps_resizable(struct node *n, GError **error)
+{
+    for (u32 i = 0; i < graph_bitmap_count(n); i++) {
+        if (!usable(n, node_bitmap_at(n, i), 0, error))
+            return false;
     }
-    return m;
+    return true;
+}
+
+bool node_bitmaps_resize(struct node *n, GError **error)
+{
+    for (u32 i = 0; i < graph_bitmap_count(n); i++) {
+        if (!bits_resize(&node_bitmap_at(n, i)->bits, n->size, error))
+            return false;
+    }
+    return true;
 }
 
 /* --- commands: transactions of one step ------------------------------------------------------
  */
 
-bool graph_bitmap_add(struct graph *g, const char *node, const char *name, u64 granularity,
-                      bool has_granularity, bool disabled, GError **error)
+bool graph_bitmap_add(struct graph *g, const char *node, const struct bitmap_args *a,
+                      GError **error)
 {
     struct transaction *t = transaction_begin(g);
-    bool ok =
-        transaction_bitmap_add(t, node, name, granularity, has_granularity, disabled, error);
+    bool ok = transaction_bitmap_add(t, node, a, error);
 
     transaction_end(t, ok);
     return ok;

@@ -224,6 +224,11 @@ struct node *node_open_over(const struct driver *drv, struct dict *d, struct nod
         node_unref(n);
         return NULL;
     }
+    if (drv->bitmaps && (how->write || how->graph || how->bitmaps) && !how->check &&
+        !how->no_io && !drv->bitmaps->load(n, error)) {
+        node_unref(n);
+        return NULL;
+    }
     /* A child of it may have taken the name meanwhile. */
     if (how->graph && name && !graph_name_ok(how->graph, name, error)) {
         node_unref(n);
@@ -355,7 +360,7 @@ bool node_open_backing(struct node *n, struct dict *o, const struct open_how *ho
     struct dict *d = dict_take(o, "backing");
     const char *given = d ? NULL : dict_str(o, "backing");
 
-    below.write = below.check = below.discard = false;
+    below.write = below.check = below.discard = below.bitmaps = false;
     if (how->no_backing || (given && !*given) || (!d && !given && !n->backing_name)) {
         dict_free(d);
         return true;

@@ -72,15 +72,20 @@ bool graph_snapshot_internal_delete(struct graph *, const char *device, const ch
                                     const char *name, struct image_snapshot **ret,
                                     GError **error);
 
-/* --- dirty bitmaps, in memory --- */
+/* --- dirty bitmaps: in memory, or (persistent) kept by the image --- */
 struct bitmap_info {
     const char *name;
     u64 count; /* dirty bytes */
     u32 granularity;
-    bool recording, busy;
+    bool recording, busy, persistent, inconsistent;
 };
-bool graph_bitmap_add(struct graph *, const char *node, const char *name, u64 granularity,
-                      bool has_granularity, bool disabled, GError **error);
+struct bitmap_args {
+    const char *name;
+    u64 granularity; /* bytes; 0: as it fits */
+    bool disabled, persistent;
+};
+bool graph_bitmap_add(struct graph *, const char *node, const struct bitmap_args *,
+                      GError **error);
 bool graph_bitmap_remove(struct graph *, const char *node, const char *name, GError **error);
 bool graph_bitmap_clear(struct graph *, const char *node, const char *name, GError **error);
 bool graph_bitmap_enable(struct graph *, const char *node, const char *name, bool on,
@@ -104,8 +109,7 @@ struct snapshot_args {
 bool transaction_snapshot(struct transaction *, const struct snapshot_args *, GError **error);
 bool transaction_internal(struct transaction *, const char *device, const char *name,
                           u64 vm_clock_nsec, GError **error);
-bool transaction_bitmap_add(struct transaction *, const char *node, const char *name,
-                            u64 granularity, bool has_granularity, bool disabled,
+bool transaction_bitmap_add(struct transaction *, const char *node, const struct bitmap_args *,
                             GError **error);
 bool transaction_bitmap_remove(struct transaction *, const char *node, const char *name,
                                GError **error);

@@ -86,17 +86,36 @@ bool bits_get(const struct bits *, u64 at);
 bool bits_next(const struct bits *, u64 at, u64 max, u64 *ret_at, u64 *ret_len);
 u64 bits_count(const struct bits *); /* set granules times their size */
 void bits_merge(struct bits *to, const struct bits *from);
+/* New granules are clear. Nobody else is inside. */
+bool bits_resize(struct bits *, u64 size, GError **error);
+/* As files have them, 8 granules a byte, the lowest bit first; byte: a multiple of 8.  What
+ * lies behind the end is ignored, and zeroes. */
+void bits_import(struct bits *, u64 byte, const u8 *from, size_t n);
+void bits_export(const struct bits *, u64 byte, u8 *to, size_t n);
 
 struct bitmap {
     char *name;
     struct bits bits;
     bool recording;
-    struct job *job; /* who uses it, or NULL */
+    bool persistent;   /* the image keeps it */
+    bool inconsistent; /* it was in use when somebody's writing ended badly: bits are void */
+    struct job *job;   /* who uses it, or NULL */
 };
-struct bitmap *node_bitmap(struct node *, const char *name, GError **error);
+/* For reading and changing; what also_for says: although it cannot be changed, or does not hold
+ */
+enum { BITMAP_READONLY = 1, BITMAP_INCONSISTENT = 2 };
+struct bitmap *node_bitmap(struct node *, const char *name, u32 also_for, GError **error);
+bool node_bitmap_exists(struct node *, const char *name);
+struct bitmap *node_bitmap_at(struct node *, u32 index);
+/* All can take another size: they are neither used nor broken. */
+bool node_bitmaps_resizable(struct node *, GError **error);
+/* After node->size has changed. */
+bool node_bitmaps_resize(struct node *, GError **error);
 struct bitmap *bitmap_new(struct node *, const char *name, u64 granularity,
                           bool has_granularity, GError **error);
 void bitmap_free(struct bitmap *);
+/* A new one that is the node's. PAUSED */
+struct bitmap *node_bitmap_add(struct node *, const struct bitmap_args *, GError **error);
 /* PAUSED, both. */
 void node_bitmap_put(struct node *, struct bitmap *);
 void node_bitmap_take(struct node *, struct bitmap *); /* it is the caller's then */

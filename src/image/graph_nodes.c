@@ -519,6 +519,7 @@ static struct node *open_again(struct graph *g, struct node *n, GError **error)
     graph_add_node(g, again);
     n->graph = NULL;
     again->job = n->job;
+    node_bitmaps_free(again); /* it has read them itself; but who uses them knows the others */
     again->taps[TAP_BITMAPS] = g_steal_pointer(&n->taps[TAP_BITMAPS]);
     if (n->monitor) {
         n->monitor = false;
@@ -542,6 +543,8 @@ struct node *graph_set_writable(struct graph *g, struct node *n, bool on, GError
             fail_errno(error, -r, "Node '%s': flush", n->name);
             return NULL;
         }
+        if (n->drv->bitmaps && !n->drv->bitmaps->store(n, error))
+            return NULL;
         if (!files_writable(n, false, error))
             return NULL;
         n->read_only = true;
@@ -556,6 +559,10 @@ struct node *graph_set_writable(struct graph *g, struct node *n, bool on, GError
         return NULL;
     if (n->opened_rw || n->drv->kind == PROTOCOL) {
         n->read_only = false;
+        if (n->drv->bitmaps && !n->drv->bitmaps->in_use(n, error)) {
+            n->read_only = true;
+            return NULL;
+        }
         return n;
     }
     struct node *again = open_again(g, n, error);
@@ -589,12 +596,10 @@ bool graph_resize(struct graph *g, const char *name, s64 size, GError **error)
                     n->read_only ? "Node '%s' is read only"
                                  : "Image format driver of '%s' does not support resize",
                     n->name);
-    if (graph_bitmap_count(n))
-        return fail(error, ERR_BUSY,
-                    "Node '%s' has dirty bitmaps, which keep their size; remove them first",
-                    n->name);
+    if (!node_bitmaps_resizable(n, error))
+        return false;
     graph_pause(g);
-    bool ok = n->drv->resize(n, (u64)size, NULL, error);
+    bool ok = n->drv->resize(n, (u64)size, NULL, error) && node_bitmaps_resize(n, error);
     graph_resume(g);
     for (guint i = 0; ok && i < g->images->len; i++) {
         struct image *img = g->images->pdata[i];

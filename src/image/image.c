@@ -778,6 +778,7 @@ static struct open_how how_of(const struct image_options *o)
         .no_backing = o->no_backing,
         .no_io = o->no_io,
         .check = o->check,
+        .bitmaps = o->bitmaps,
         .force_share = o->force_share,
         .share_rw = o->share_rw,
         .discard = o->discard,

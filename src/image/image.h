@@ -53,6 +53,7 @@ struct image_options {
     bool force_share;          /* reads although somebody else writes */
     bool share_rw;             /* others may write at the same time: the guest knows how */
     const char *load_snapshot; /* internal snapshot to read, by id or name */
+    bool bitmaps;              /* dirty bitmaps are wanted although it is read-only */
 };
 
 typedef void image_done(void *opaque, int ret);
@@ -125,8 +126,8 @@ bool image_reap_by(struct image *, int eventfd);
 void image_reap_off(struct image *);
 u32 image_reap(struct image *); /* how many were done */
 void image_reap_wait(struct image *, u32 msec);
-/* Between true and false requests are collected, and go to the kernel together; image_reap() is to
- * follow, since the eventfd does not ring for those done at once. */
+/* Between true and false requests are collected, and go to the kernel together; image_reap() is
+ * to follow, since the eventfd does not ring for those done at once. */
 void image_batch(struct image *, bool);
 
 /* --- what happens when a request fails --- */
@@ -278,8 +279,8 @@ bool image_set_backing(struct image *, const char *name, const char *format, GEr
 /* Lets the backing file show everywhere. */
 bool image_make_empty(struct image *, GError **error);
 struct image_measure {
-    u64 required, fully_allocated, bitmaps;
-    bool has_bitmaps;
+    u64 required, fully_allocated;
+    bool has_bitmaps; /* it could keep them */
 };
 /* What an image of that format would take: of `size` bytes with `data` of them written. */
 bool image_measure(const char *format, u64 size, u64 data, struct dict *,
@@ -288,6 +289,26 @@ bool image_can_compress(const struct image *);
 u32 image_cluster_size(const struct image *); /* 0: none */
 bool image_new_is_zero(const struct image *); /* a new one of this format reads as zeroes */
 bool image_has_backing(const struct image *);
+
+/* --- dirty bitmaps that the image keeps: for tools, while nobody makes requests --- */
+struct image_bitmap {
+    const char *name; /* valid until the bitmaps change */
+    u32 granularity;
+    bool recording, inconsistent;
+};
+bool image_keeps_bitmaps(const struct image *); /* the format, as the image has it */
+bool image_bitmap_get(struct image *, u32 index, struct image_bitmap *ret); /* false: no more */
+/* granularity 0: as it fits */
+bool image_bitmap_add(struct image *, const char *name, u64 granularity, bool disabled,
+                      GError **error);
+bool image_bitmap_remove(struct image *, const char *name, GError **error);
+bool image_bitmap_clear(struct image *, const char *name, GError **error);
+bool image_bitmap_enable(struct image *, const char *name, bool on, GError **error);
+bool image_bitmap_merge(struct image *, const char *name, struct image *from,
+                        const char *source, GError **error);
+/* What closing does, too, but tells how it went; nothing may be changed afterwards. */
+bool image_bitmaps_store(struct image *, GError **error);
+u64 image_bitmaps_space(struct image *, u64 cluster); /* bytes in a new image */
 
 /* --- internal snapshots --- */
 void image_snapshot_free(struct image_snapshot *);

@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 #include "base/error.h"
-#include "image/inside.h"
+#include "image/graph_impl.h"
 
 /* --- details ---------------------------------------------------------------------------------
  */
@@ -210,8 +210,9 @@ static bool writable(struct image *img, GError **error)
 bool image_resize(struct image *img, u64 size, const char *preallocation, GError **error)
 {
     NEEDS(img, resize, "resizing");
-    return writable(img, error) &&
-           img->node->drv->resize(img->node, size, preallocation, error);
+    return writable(img, error) && node_bitmaps_resizable(img->node, error) &&
+           img->node->drv->resize(img->node, size, preallocation, error) &&
+           node_bitmaps_resize(img->node, error);
 }
 
 bool image_amend(struct image *img, struct dict *options, GError **error)
@@ -273,5 +274,96 @@ bool image_snapshot_remove(struct image *img, const char *id, GError **error)
 bool image_snapshot_apply(struct image *img, const char *id, GError **error)
 {
     NEEDS(img, snapshots, "internal snapshots");
+    if (graph_bitmap_count(img->node))
+        return fail(error, ERR_BUSY, "Device has active dirty bitmaps");
     return writable(img, error) && img->node->drv->snapshots->apply(img->node, id, error);
+}
+
+/* --- dirty bitmaps ---------------------------------------------------------------------------
+ */
+
+bool image_keeps_bitmaps(const struct image *img)
+{
+    struct bitmap none = { 0 };
+    const struct bitmap_ops *ops = img->node->drv->bitmaps;
+
+    return ops && ops->can_store(img->node, &none, NULL);
+}
+
+bool image_bitmap_get(struct image *img, u32 i, struct image_bitmap *ret)
+{
+    struct bitmap_info b;
+
+    if (i >= graph_bitmap_count(img->node))
+        return false;
+    graph_bitmap_info(img->node, i, &b);
+    *ret = (struct image_bitmap){ b.name, b.granularity, b.recording, b.inconsistent };
+    return true;
+}
+
+bool image_bitmap_add(struct image *img, const char *name, u64 granularity, bool disabled,
+                      GError **error)
+{
+    struct bitmap_args a = {
+        .name = name, .granularity = granularity, .disabled = disabled, .persistent = true
+    };
+
+    return node_bitmap_add(img->node, &a, error);
+}
+
+bool image_bitmap_remove(struct image *img, const char *name, GError **error)
+{
+    struct bitmap *m = node_bitmap(img->node, name, BITMAP_INCONSISTENT, error);
+
+    if (!m || !img->node->drv->bitmaps->remove(img->node, name, error))
+        return false;
+    node_bitmap_take(img->node, m);
+    bitmap_free(m);
+    return true;
+}
+
+bool image_bitmap_clear(struct image *img, const char *name, GError **error)
+{
+    struct bitmap *m = node_bitmap(img->node, name, 0, error);
+
+    if (m)
+        bits_reset(&m->bits, 0, m->bits.size);
+    return m;
+}
+
+bool image_bitmap_enable(struct image *img, const char *name, bool on, GError **error)
+{
+    struct bitmap *m = node_bitmap(img->node, name, 0, error);
+
+    if (m)
+        m->recording = on;
+    return m;
+}
+
+bool image_bitmap_merge(struct image *img, const char *name, struct image *from,
+                        const char *source, GError **error)
+{
+    struct bitmap *to = node_bitmap(img->node, name, 0, error);
+    struct bitmap *m = to ? node_bitmap(from->node, source, BITMAP_READONLY, error) : NULL;
+
+    if (!m)
+        return false;
+    if (m->bits.size != to->bits.size)
+        return fail(error, ERR_ARGUMENT, "Bitmaps are of different sizes and can't be merged");
+    bits_merge(&to->bits, &m->bits);
+    return true;
+}
+
+bool image_bitmaps_store(struct image *img, GError **error)
+{
+    const struct bitmap_ops *ops = img->node->drv->bitmaps;
+
+    return !ops || img->node->read_only || ops->store(img->node, error);
+}
+
+u64 image_bitmaps_space(struct image *img, u64 cluster)
+{
+    const struct bitmap_ops *ops = img->node->drv->bitmaps;
+
+    return ops ? ops->space(img->node, cluster) : 0;
 }

@@ -57,6 +57,7 @@ struct open_how {
     bool force_share; /* -U: takes no lock against others; only for reading */
     bool share_rw;    /* others may write too */
     bool discard;     /* discards reach the bottom */
+    bool bitmaps;     /* dirty bitmaps are wanted even if nobody writes */
     enum image_cache cache;
     enum image_aio aio;
     u32 depth;           /* of the backing chain and of children, bounded */
@@ -155,6 +156,7 @@ struct driver {
     /* Bytes that an image of `size` with `data` bytes written takes. */
     bool (*measure)(u64 size, u64 data, struct dict *, struct image_measure *ret, GError **);
     const struct snapshot_ops *snapshots;
+    const struct bitmap_ops *bitmaps; /* NULL: the format keeps none */
     /* Where the bytes lie plainly in a file, for io_uring, see node_direct(). NULL: not so. */
     bool (*direct)(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
                    struct direct *ret);
@@ -170,6 +172,20 @@ struct snapshot_ops {
     bool (*apply)(struct node *, const char *id, GError **);
     /* Reads give the snapshot's bytes from now on; the node is read-only. */
     bool (*load)(struct node *, const char *id, GError **);
+};
+
+/* Dirty bitmaps that the image itself keeps.  With the node: nobody else is inside. */
+struct bitmap;
+struct bitmap_ops {
+    /* Puts what the image holds on the node, and if it is open for writing, does in_use(). */
+    bool (*load)(struct node *, GError **);
+    /* The file says: what it holds is out of date until store(). */
+    bool (*in_use)(struct node *, GError **);
+    /* All persistent ones of the node, and no others, are in the file. Twice is once. */
+    bool (*store)(struct node *, GError **);
+    bool (*remove)(struct node *, const char *name, GError **); /* from the file, now */
+    bool (*can_store)(struct node *, const struct bitmap *, GError **);
+    u64 (*space)(struct node *, u64 cluster); /* bytes in an image with such clusters */
 };
 
 /*

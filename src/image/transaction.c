@@ -193,30 +193,27 @@ static struct node *bitmap_node(struct transaction *t, const char *name, GError 
     return graph_find(t->graph, name, error);
 }
 
-bool transaction_bitmap_add(struct transaction *t, const char *node, const char *name,
-                            u64 granularity, bool has_granularity, bool disabled,
-                            GError **error)
+bool transaction_bitmap_add(struct transaction *t, const char *node,
+                            const struct bitmap_args *a, GError **error)
 {
     struct node *n = bitmap_node(t, node, error);
+    struct bitmap *m = n ? node_bitmap_add(n, a, error) : NULL;
 
-    for (u32 i = 0; n && i < graph_bitmap_count(n); i++) {
-        struct bitmap_info info;
-
-        graph_bitmap_info(n, i, &info);
-        if (strcmp(info.name, name) == 0)
-            return fail(error, ERR_ARGUMENT, "Bitmap already exists: %s", name);
-    }
-    struct bitmap *m = n ? bitmap_new(n, name, granularity, has_granularity, error) : NULL;
     if (!m)
         return false;
-    m->recording = !disabled;
-    node_bitmap_put(n, m);
     step_new(t, (struct step){ .undo = bitmap_add_undo, .node = n, .bitmap = m });
     return true;
 }
 
 static void bitmap_remove_commit(struct transaction *t UNUSED, struct step *s)
 {
+    g_autoptr(GError) error = NULL;
+
+    /* Should it fail, the file has it until it is closed: marked as out of date. */
+    if (s->bitmap->persistent && !s->node->read_only &&
+        !s->node->drv->bitmaps->remove(s->node, s->bitmap->name, &error))
+        log_warn("node '%s': bitmap '%s' is still in the file: %s", s->node->name,
+                 s->bitmap->name, error->message);
     bitmap_free(s->bitmap);
 }
 
@@ -229,7 +226,7 @@ bool transaction_bitmap_remove(struct transaction *t, const char *node, const ch
                                GError **error)
 {
     struct node *n = bitmap_node(t, node, error);
-    struct bitmap *m = n ? node_bitmap(n, name, error) : NULL;
+    struct bitmap *m = n ? node_bitmap(n, name, BITMAP_INCONSISTENT, error) : NULL;
 
     if (!m)
         return false;
@@ -263,7 +260,7 @@ bool transaction_bitmap_clear(struct transaction *t, const char *node, const cha
                               GError **error)
 {
     struct node *n = bitmap_node(t, node, error);
-    struct bitmap *m = n ? node_bitmap(n, name, error) : NULL;
+    struct bitmap *m = n ? node_bitmap(n, name, 0, error) : NULL;
 
     if (!m || !keep_bits(t, m, error))
         return false;
@@ -276,8 +273,8 @@ bool transaction_bitmap_merge(struct transaction *t, const char *node, const cha
 {
     struct node *n = bitmap_node(t, node, error);
     struct node *f = n && from_node ? bitmap_node(t, from_node, error) : n;
-    struct bitmap *to = f ? node_bitmap(n, target, error) : NULL;
-    struct bitmap *src = to ? node_bitmap(f, from, error) : NULL;
+    struct bitmap *to = f ? node_bitmap(n, target, 0, error) : NULL;
+    struct bitmap *src = to ? node_bitmap(f, from, BITMAP_READONLY, error) : NULL;
 
     if (!src)
         return false;
@@ -298,7 +295,7 @@ bool transaction_bitmap_enable(struct transaction *t, const char *node, const ch
                                bool on, GError **error)
 {
     struct node *n = bitmap_node(t, node, error);
-    struct bitmap *m = n ? node_bitmap(n, name, error) : NULL;
+    struct bitmap *m = n ? node_bitmap(n, name, 0, error) : NULL;
 
     if (!m)
         return false;

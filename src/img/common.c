@@ -64,6 +64,7 @@ struct image *img_open(const char *name, const struct img_open *h)
                                .no_backing = h->no_backing,
                                .check = h->check,
                                .no_io = h->no_io,
+                               .bitmaps = h->bitmaps,
                                .force_share = h->force_share,
                                .load_snapshot = h->snapshot,
                                .discard = true };

@@ -261,7 +261,7 @@ struct args {
     struct img_open in, out;
     u64 sparse, rate;
     u32 threads;
-    bool compress, no_create, target_zero, progress, quiet, salvage;
+    bool compress, no_create, target_zero, progress, quiet, salvage, bitmaps, skip_broken;
 };
 
 static const char *snapshot_name(const char *param)
@@ -274,7 +274,7 @@ static const char *snapshot_name(const char *param)
 /* 0: go on; else the exit status + 1. */
 static int parse(int argc, char **argv, struct args *a)
 {
-    enum { IMAGE_OPTS = 256, TARGET_IMAGE_OPTS, TARGET_ZERO, SALVAGE, BITMAPS, OBJECT };
+    enum { IMAGE_OPTS = 256, TARGET_IMAGE_OPTS, TARGET_ZERO, SALVAGE, BITMAPS, SKIP_BROKEN };
     static const struct option longs[] = {
         { "force-share", no_argument, NULL, 'U' },
         { "image-opts", no_argument, NULL, IMAGE_OPTS },
@@ -282,6 +282,7 @@ static int parse(int argc, char **argv, struct args *a)
         { "target-is-zero", no_argument, NULL, TARGET_ZERO },
         { "salvage", no_argument, NULL, SALVAGE },
         { "bitmaps", no_argument, NULL, BITMAPS },
+        { "skip-broken-bitmaps", no_argument, NULL, SKIP_BROKEN },
         { "source-format", required_argument, NULL, 'f' },
         { "source-cache", required_argument, NULL, 'T' },
         { "cache", required_argument, NULL, 't' },
@@ -381,11 +382,17 @@ static int parse(int argc, char **argv, struct args *a)
             a->salvage = true;
             break;
         case BITMAPS:
-            return img_fail("--bitmaps is not there yet") + 1;
+            a->bitmaps = a->in.bitmaps = true;
+            break;
+        case SKIP_BROKEN:
+            a->skip_broken = true;
+            break;
         default:
             return img_usage("convert") + 1;
         }
     }
+    if (a->skip_broken && !a->bitmaps)
+        return img_fail("Use of --skip-broken-bitmaps requires --bitmaps") + 1;
     if (a->target_zero && !a->no_create)
         return img_fail("--target-is-zero requires use of -n flag") + 1;
     if (a->out.image_opts && !a->no_create)
@@ -430,6 +437,8 @@ static int convert(struct convert *c, struct args *a, const char *target)
     c->dst = img_open(target, &a->out);
     if (!c->dst)
         return 1;
+    if (a->bitmaps && !image_keeps_bitmaps(c->dst))
+        return img_fail("Format driver '%s' does not support bitmaps", image_format(c->dst));
     if (c->compress && !image_can_compress(c->dst))
         return img_fail("Compression not supported for this file format");
     if (image_size(c->dst) < c->total)
@@ -450,6 +459,8 @@ static int convert(struct convert *c, struct args *a, const char *target)
     img_run(a->threads, work, c);
     if (!c->failed)
         img_progress_end(&c->progress);
+    if (!c->failed && a->bitmaps)
+        c->failed = !img_copy_bitmaps(c->src[0].img, c->dst);
     int r = image_finish(c->dst);
     c->dst = NULL;
     if (r && !c->failed)
@@ -481,6 +492,12 @@ int img_convert(int argc, char **argv)
         c->total += s->size;
         c->n_src++;
     }
+    if (!r && a.bitmaps && c->n_src > 1)
+        r = img_fail("Copying bitmaps only possible with single source") + 1;
+    if (!r && a.bitmaps && !image_keeps_bitmaps(c->src[0].img))
+        r = img_fail("Source lacks bitmap support") + 1;
+    if (!r && a.bitmaps && !img_check_bitmaps(c->src[0].img, a.skip_broken))
+        r = 2;
     if (!r) {
         c->sparse = a.sparse;
         c->compress = a.compress;

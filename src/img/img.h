@@ -19,6 +19,7 @@ struct img_command {
 };
 int img_amend(int argc, char **argv);
 int img_bench(int argc, char **argv);
+int img_bitmap(int argc, char **argv);
 int img_check(int argc, char **argv);
 int img_commit(int argc, char **argv);
 int img_compare(int argc, char **argv);
@@ -41,11 +42,15 @@ int img_usage(const char *command); /* after a wrong option: says where help is;
 /* How a command opens an image. */
 struct img_open {
     const char *format, *cache, *aio;
-    bool image_opts, force_share, write, no_backing, check, no_io;
+    bool image_opts, force_share, write, no_backing, check, no_io, bitmaps;
     const char *snapshot;
     bool quiet;
 };
 struct image *img_open(const char *name, const struct img_open *); /* complains itself */
+
+/* convert --bitmaps; both complain themselves. */
+bool img_check_bitmaps(struct image *from, bool skip_broken);
+bool img_copy_bitmaps(struct image *from, struct image *to);
 
 /* Options that come several times (-o a=1 -o b=2) are one. */
 bool img_add_options(struct dict **to, const char *text);

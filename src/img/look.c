@@ -547,6 +547,17 @@ int img_map(int argc, char **argv)
 /* --- measure ---------------------------------------------------------------------------------
  */
 
+/* Of the image that is measured. */
+static u64 measured_cluster(const struct dict *options)
+{
+    u64 n;
+
+    return dict_has(options, "cluster_size") &&
+                   parse_size(dict_peek(options, "cluster_size"), 2 << 20, &n) && n
+               ? n
+               : 65536;
+}
+
 int img_measure(int argc, char **argv)
 {
     static const struct option longs[] = { { "output", required_argument, NULL, OUTPUT },
@@ -559,7 +570,7 @@ int img_measure(int argc, char **argv)
     g_autodict options = NULL;
     const char *out = "raw";
     bool bitmaps = false;
-    u64 size = UINT64_MAX, data = 0;
+    u64 bitmap_bytes = 0, size = UINT64_MAX, data = 0;
     struct image_measure m;
     GError *error = NULL;
     bool json = false;
@@ -615,7 +626,8 @@ int img_measure(int argc, char **argv)
         if (!img)
             return 1;
         size = image_size(img);
-        bitmaps = !strcmp(image_format(img), "qcow2");
+        bitmaps = image_keeps_bitmaps(img);
+        bitmap_bytes = image_bitmaps_space(img, measured_cluster(options));
         for (u64 at = 0; at < size; at += e.len) {
             int r = image_status_now(img, at, size - at, 0, &e);
 
@@ -626,10 +638,7 @@ int img_measure(int argc, char **argv)
             if (e.flags & IMAGE_ZERO)
                 continue;
             /* In whole clusters of the new image, each once. */
-            u64 cluster = dict_has(options, "cluster_size") ? 0 : 65536;
-            if (!cluster && !parse_size(dict_peek(options, "cluster_size"), 2 << 20, &cluster))
-                cluster = 65536;
-            cluster = cluster ? cluster : 65536;
+            u64 cluster = measured_cluster(options);
             u64 from = MAX(at / cluster * cluster, counted);
             u64 to = MIN((at + e.len + cluster - 1) / cluster * cluster, ROUND_UP(size, 512));
             if (to > from) {
@@ -646,7 +655,7 @@ int img_measure(int argc, char **argv)
 
         json_open(&o, '{');
         if (bitmaps && m.has_bitmaps)
-            json_put_int(&o, "bitmaps", (s64)m.bitmaps);
+            json_put_int(&o, "bitmaps", (s64)bitmap_bytes);
         json_put_int(&o, "required", (s64)m.required);
         json_put_int(&o, "fully-allocated", (s64)m.fully_allocated);
         json_close(&o, '}');
@@ -656,7 +665,7 @@ int img_measure(int argc, char **argv)
                "\n",
                m.required, m.fully_allocated);
         if (bitmaps && m.has_bitmaps)
-            printf("bitmaps size: %" G_GUINT64_FORMAT "\n", m.bitmaps);
+            printf("bitmaps size: %" G_GUINT64_FORMAT "\n", bitmap_bytes);
     }
     return 0;
 }

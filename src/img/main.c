@@ -17,6 +17,10 @@ static const struct img_command commands[] = {
       "offset] "
       "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
       "filename" },
+    { "bitmap", img_bitmap,
+      "(--merge source | --add | --remove | --clear | --enable | --disable)... "
+      "[-b source_file [-F source_fmt]] [-g granularity] [--image-opts | -f fmt] filename "
+      "bitmap" },
     { "check", img_check,
       "[--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] "
       "filename" },
@@ -29,7 +33,8 @@ static const struct img_command commands[] = {
       "[--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] "
       "[-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] "
       "[-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m threads] [-W] "
-      "[--salvage] filename [filename2 [...]] output_filename" },
+      "[--salvage] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] "
+      "output_filename" },
     { "create", img_create,
       "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]" },
     { "dd", img_dd,

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 
@@ -373,3 +374,86 @@ def under_linux(t):
     img(t, "convert", "-f", "qcow2", "-O", "raw", files["s3"], out)
     with open(out, "rb") as f:
         t.ok(hashlib.md5(f.read(SIZE)).hexdigest() == got.group(1), "the image holds other bytes")
+
+
+def write(t, path, at, size, byte):
+    """QEMU's hand in the file, which sees to its bitmaps too."""
+    p = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P %d %d %d" % (byte, at, size), path],
+                       capture_output=True, text=True)  # fmt: skip
+    t.ok(p.returncode == 0, "qemu-io: " + p.stdout + p.stderr)
+
+
+@case("bitmaps that the image keeps: QEMU's and ours, over restarts, after kill -9")
+def persistent(t):
+    if not shutil.which("qemu-io"):
+        t.skip("no qemu-io")
+    top, _, _ = disk(t, "kept")
+    full, part = new(t, "kept-full"), new(t, "kept-part")
+    options, (path,) = sockets(1)
+    drive = ["-drive", "if=none,id=d0,node-name=top,file=" + top, "-device", "virtio-blk-pci,drive=d0"]
+    known = {"name": "b", "recording": True, "persistent": True, "busy": False,
+             "granularity": 65536, "count": 0}  # fmt: skip
+
+    def vmm():
+        return Guest(t.accel + BARE + ["-S"] + drive + options)
+
+    def bitmaps(q):
+        return q.nodes()["top"].get("dirty-bitmaps", [])
+
+    with vmm() as g, Manager(path) as q:
+        q.call("block-dirty-bitmap-add", node="top", name="b", persistent=True)
+        q.call("transaction", actions=[
+            {"type": "block-dirty-bitmap-add",
+             "data": {"node": "top", "name": "off", "persistent": True, "disabled": True,
+                      "granularity": 4096}},
+            {"type": "block-dirty-bitmap-add",
+             "data": {"node": "top", "name": "gone", "persistent": True}}])  # fmt: skip
+        q.call("block-dirty-bitmap-add", node="top", name="fleeting")
+        q.call("block-dirty-bitmap-remove", node="top", name="gone")
+        t.ok(bitmaps(q)[0] == known, "query: %r" % bitmaps(q))
+        q.run("drive-backup", "b", device="d0", target=full, sync="full")
+        q.call("quit")
+        t.ok(g.wait(10) == 0, "status %s" % g.status)
+    img(t, "check", "-q", top)
+    for at in 0, 5 << 20, (5 << 20) + 65536, SIZE - 4096:
+        write(t, top, at, 4096, 77)
+    with vmm() as g, Manager(path) as q:
+        got = {b["name"]: b for b in bitmaps(q)}
+        t.ok(sorted(got) == ["b", "off"], "after the restart: %r" % got)
+        t.ok(got["b"] == dict(known, count=4 * 65536), "what QEMU wrote: %r" % got)
+        t.ok(got["off"]["count"] == 0 and not got["off"]["recording"], "the other: %r" % got)
+        img(t, "create", "-q", "-f", "qcow2", "-b", full, "-F", "qcow2", part)
+        q.run("drive-backup", "b", device="d0", target=part, sync="incremental", bitmap="b",
+              format="qcow2", mode="existing")  # fmt: skip
+        t.ok(bitmaps(q)[0] == known, "after the backup: %r" % bitmaps(q))
+        # a snapshot takes them to where nobody writes: they are in the file, and good
+        q.call("blockdev-snapshot-sync", **{"node-name": "top", "snapshot-node-name": "over",
+               "snapshot-file": new(t, "kept-over")})  # fmt: skip
+        error(t, q.ask({"execute": "block-dirty-bitmap-clear", "arguments": {"node": "top", "name": "b"}}),
+              "GenericError", "Bitmap 'b' is readonly and cannot be modified")  # fmt: skip
+        p = subprocess.run(["qemu-img", "info", "-U", "--output=json", top], capture_output=True, text=True)
+        t.ok('"in-use"' not in p.stdout, "in use although read-only: " + p.stdout)
+        q.call("quit")
+        t.ok(g.wait(10) == 0, "status %s" % g.status)
+    img(t, "compare", "-f", "qcow2", "-F", "qcow2", top, part)
+    img(t, "check", "-q", top)
+    with vmm() as g, Manager(path) as q:
+        t.ok(bitmaps(q)[0] == known, "after the snapshot: %r" % bitmaps(q))
+        q.call("block-dirty-bitmap-add", node="top", name="late", persistent=True)
+        os.kill(g.proc.pid, signal.SIGKILL)
+        g.wait(20)
+    with vmm() as g, Manager(path) as q:
+        got = bitmaps(q)
+        t.ok([b["name"] for b in got] == ["b", "off"] and all(b.get("inconsistent") for b in got) and
+             not any(b["recording"] for b in got), "after kill -9: %r" % got)  # fmt: skip
+        for command in "clear", "enable", "disable":
+            error(t, q.ask({"execute": "block-dirty-bitmap-" + command,
+                            "arguments": {"node": "top", "name": "b"}}),
+                  "GenericError", "Bitmap 'b' is inconsistent and cannot be used")  # fmt: skip
+        q.call("block-dirty-bitmap-remove", node="top", name="b")
+        q.call("quit")
+        t.ok(g.wait(10) == 0, "status %s" % g.status)
+    info = subprocess.run(["qemu-img", "info", "--output=json", top], capture_output=True, text=True).stdout
+    t.ok('"name": "off"' in info and '"in-use"' in info and '"name": "b"' not in info, info)
+    img(t, "bitmap", "--remove", top, "off")
+    img(t, "check", "-q", top)

@@ -2,8 +2,7 @@
 /*
  * qcow2.c - the header: opening, making, changing and describing images.  See qcow2.h.
  *
- * Not done: encryption; writing into persistent dirty bitmaps (an image that is opened for
- * writing says so by clearing their autoclear bit, as the specification asks).
+ * Not done: encryption.
  */
 #include "image/format/qcow2.h"
 
@@ -92,7 +91,11 @@ static void qcow2_release(struct qcow2 *q)
 static void qcow2_close(struct node *n)
 {
     struct qcow2 *q = QCOW2(n);
+    g_autoptr(GError) error = NULL;
 
+    if (!n->read_only && !qcow2_bitmap_ops.store(n, &error))
+        log_error("Lost persistent bitmaps of node '%s': %s", n->name ? n->name : n->filename,
+                  error->message);
     /* The last flush freed clusters whose counts are still to be written. If that fails, they
      * are leaks, and no harm. */
     if (!n->read_only && q->rc.n_dirty)
@@ -359,6 +362,17 @@ static bool begin_writing(struct qcow2 *q, GError **error)
             return false;
     }
     u64 keep = q->autoclear & AUTOCLEAR_DATA_FILE_RAW;
+    for (guint i = 0; i < q->extensions->len; i++) {
+        if (((struct qcow2_extension *)q->extensions->pdata[i])->type != EXT_BITMAPS)
+            continue;
+        keep |= q->autoclear & AUTOCLEAR_BITMAPS;
+        if (keep & AUTOCLEAR_BITMAPS)
+            continue;
+        log_warn("image '%s': a program lacking bitmap support modified this file: its "
+                 "bitmaps are lost",
+                 q->node.filename);
+        g_ptr_array_remove_index(q->extensions, i--); /* it goes with the next header */
+    }
     if (q->autoclear != keep) {
         be64 v = be64_of(q->autoclear = keep);
 
@@ -764,7 +778,7 @@ static bool qcow2_measure(u64 size, u64 data, struct dict *o, struct image_measu
     u64 meta = (1 + l.table + l.blocks + l.l1 + l2) * cluster;
     ret->fully_allocated = meta + size;
     ret->required = meta + ROUND_UP(data, cluster);
-    ret->has_bitmaps = true;
+    ret->has_bitmaps = m.version > 2;
     return true;
 }
 
@@ -966,45 +980,23 @@ static bool qcow2_amend(struct node *n, struct dict *o, GError **error)
 
 static void describe_bitmaps(struct qcow2 *q, GPtrArray *to)
 {
-    struct {
-        be32 n, reserved;
-        be64 size, at;
-    } __attribute__((packed)) b;
+    u64 at, len;
+    g_autoptr(GPtrArray) all = qcow2_bitmaps(q, &at, &len, NULL);
 
-    for (guint i = 0; i < q->extensions->len; i++) {
-        const struct qcow2_extension *e = q->extensions->pdata[i];
-        struct image_detail *list;
-        GError *ignored = NULL;
+    if (!all || !all->len)
+        return;
+    struct image_detail *list = image_detail_new(to, "bitmaps", DETAIL_LIST);
+    for (guint i = 0; i < all->len; i++) {
+        const struct qcow2_bitmap *b = all->pdata[i];
+        struct image_detail *d = image_detail_new(list->members, "", DETAIL_DICT);
+        struct image_detail *f = image_detail_new(d->members, "flags", DETAIL_LIST);
 
-        if (e->type != EXT_BITMAPS || e->len < sizeof b || !(q->autoclear & AUTOCLEAR_BITMAPS))
-            continue;
-        memcpy(&b, e->data, sizeof b);
-        u64 size = be64_get(b.size);
-        g_autofree u8 *dir = node_load_new(q->node.file, be64_get(b.at), size, 1 << 20,
-                                           "the bitmap directory", &ignored);
-        g_clear_error(&ignored);
-        if (!dir || !size)
-            continue;
-        list = image_detail_new(to, "bitmaps", DETAIL_LIST);
-        for (u64 pos = 0; pos + 24 <= size;) {
-            u32 flags = be32_get(*(be32 *)(void *)(dir + pos + 12)), bits = dir[pos + 17];
-            u64 name = be16_get(*(be16 *)(void *)(dir + pos + 18));
-            u64 extra = be32_get(*(be32 *)(void *)(dir + pos + 20));
-
-            if (pos + 24 + extra + name > size)
-                break;
-            struct image_detail *d = image_detail_new(list->members, "", DETAIL_DICT);
-            struct image_detail *f = image_detail_new(d->members, "flags", DETAIL_LIST);
-            if (flags & 1)
-                image_detail_str(f->members, "", "in-use");
-            if (flags & 2)
-                image_detail_str(f->members, "", "auto");
-            g_autofree char *raw = g_strndup((char *)dir + pos + 24 + extra, name);
-            g_autofree char *valid = g_utf8_make_valid(raw, -1);
-            image_detail_str(d->members, "name", valid);
-            image_detail_int(d->members, "granularity", bits < 63 ? (s64)BIT(bits) : 0);
-            pos += ROUND_UP(24 + extra + name, 8);
-        }
+        if (b->flags & QCOW2_BITMAP_IN_USE)
+            image_detail_str(f->members, "", "in-use");
+        if (b->flags & QCOW2_BITMAP_AUTO)
+            image_detail_str(f->members, "", "auto");
+        image_detail_str(d->members, "name", b->name);
+        image_detail_int(d->members, "granularity", (s64)BIT(b->granularity_bits));
     }
 }
 
@@ -1066,4 +1058,5 @@ const struct driver format_qcow2 = {
     .check = qcow2_check,
     .measure = qcow2_measure,
     .snapshots = &qcow2_snapshot_ops,
+    .bitmaps = &qcow2_bitmap_ops,
 };

@@ -127,6 +127,7 @@ struct qcow2 {
     u32 header_length;
     GPtrArray *extensions; /* struct qcow2_extension; without the backing format */
     bool discard;
+    bool bitmaps_held; /* they are in memory, and in use as far as the file says */
 
     pthread_mutex_t flush_lock, lock;
     struct ranges ranges;
@@ -248,6 +249,20 @@ bool qcow2_counts_release(struct qcow2 *, struct qcow2_counts *, u64 at, u64 len
 bool qcow2_counts_add_table(struct qcow2 *, struct qcow2_counts *, const u8 *table, s32 by);
 /* The header says so now: it is the one in force. REQUIRES(q->lock) */
 bool qcow2_switch_refcounts(struct qcow2 *, u64 at, u32 clusters, GError **);
+
+/* --- qcow2_bitmap.c --- persistent dirty bitmaps */
+enum { QCOW2_BITMAP_IN_USE = 1, QCOW2_BITMAP_AUTO = 2 };
+struct qcow2_bitmap {
+    char *name;
+    u64 table_at, flags_at; /* in the file */
+    u32 table_size;         /* entries */
+    u32 flags, granularity_bits;
+};
+extern const struct bitmap_ops qcow2_bitmap_ops;
+/* The directory, as the file has it, and where it lies; empty: there is none.  NULL and *error:
+ * it is broken.  g_ptr_array_unref */
+GPtrArray *qcow2_bitmaps(struct qcow2 *, u64 *ret_at, u64 *ret_len, GError **);
+u64 *qcow2_bitmap_table(struct qcow2 *, const struct qcow2_bitmap *, GError **); /* g_free */
 
 /* --- qcow2.c --- */
 int qcow2_header_put(struct qcow2 *, size_t at, const void *from, size_t n);

@@ -196,6 +196,37 @@ static bool count_tables(struct qcow2 *q, struct qcow2_counts *c, GHashTable *ta
     return true;
 }
 
+/* false without *error: outside of the file. */
+static bool count_bitmaps(struct qcow2 *q, struct qcow2_counts *c, struct image_check *k,
+                          GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    u64 at, len;
+    g_autoptr(GPtrArray) all = qcow2_bitmaps(q, &at, &len, &why);
+    bool ok = all && add(q, c, at, len, 1);
+
+    for (guint i = 0; ok && i < all->len; i++) {
+        const struct qcow2_bitmap *b = all->pdata[i];
+        g_autofree u64 *table = qcow2_bitmap_table(q, b, &why);
+
+        ok = table && add(q, c, b->table_at, b->table_size * 8ull, 1);
+        for (u32 j = 0; ok && j < b->table_size; j++) {
+            if (table[j] & OFFSET_MASK)
+                ok = add(q, c, table[j] & OFFSET_MASK, q->cluster, 1);
+        }
+    }
+    if (ok)
+        return true;
+    if (!k) {
+        if (why)
+            g_propagate_error(error, g_steal_pointer(&why));
+        return false;
+    }
+    k->corruptions++;
+    say(k, "ERROR: %s", why ? why->message : "a bitmap lies outside of the file");
+    return true;
+}
+
 /* Everything that refers to clusters, but for the refcount structure. */
 static bool count_all(struct qcow2 *q, struct qcow2_counts *c, struct image_check *k,
                       GError **error)
@@ -226,43 +257,16 @@ static bool count_all(struct qcow2 *q, struct qcow2_counts *c, struct image_chec
     }
     for (guint i = 0; ok && i < q->extensions->len; i++) {
         const struct qcow2_extension *e = q->extensions->pdata[i];
-        struct {
-            be32 n, reserved;
-            be64 size, at;
-        } __attribute__((packed)) b;
 
         if (e->type == EXT_CRYPTO && e->len >= 16) {
             be64 place[2];
             memcpy(place, e->data, sizeof place);
             ok = add(q, c, be64_get(place[0]), be64_get(place[1]), 1);
         }
-        if (e->type != EXT_BITMAPS || e->len < sizeof b || !(q->autoclear & AUTOCLEAR_BITMAPS))
-            continue;
-        memcpy(&b, e->data, sizeof b);
-        u64 size = be64_get(b.size), at = be64_get(b.at);
-        g_autofree u8 *dir =
-            node_load_new(q->node.file, at, size, 64 << 20, "the bitmap directory", error);
-        if (!dir)
-            return false;
-        ok = add(q, c, at, size, 1);
-        for (u64 pos = 0; ok && pos + 24 <= size;) {
-            u64 table = be64_get(*(be64 *)(void *)(dir + pos));
-            u32 n = be32_get(*(be32 *)(void *)(dir + pos + 8));
-            u64 extra = be32_get(*(be32 *)(void *)(dir + pos + 20));
-            u64 name = be16_get(*(be16 *)(void *)(dir + pos + 18));
-
-            g_autofree be64 *t = node_load_new(q->node.file, table, n * 8ull, 64 << 20,
-                                               "a bitmap's table", error);
-            if (!t)
-                return false;
-            ok = add(q, c, table, n * 8ull, 1);
-            for (u32 j = 0; ok && j < n; j++) {
-                if (be64_get(t[j]) & OFFSET_MASK)
-                    ok = add(q, c, be64_get(t[j]) & OFFSET_MASK, q->cluster, 1);
-            }
-            pos += ROUND_UP(24 + extra + name, 8);
-        }
     }
+    ok = ok && count_bitmaps(q, c, k, error);
+    if (!ok && error && *error)
+        return false;
     if (!ok)
         return fail(error, ERR_FORMAT,
                     "image '%s': a table names clusters outside of the file; repair the image",

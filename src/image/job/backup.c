@@ -258,7 +258,7 @@ static bool take_bitmap(struct backup *b, const struct backup_args *a, GError **
     if (a->sync == SYNC_INCREMENTAL && a->bitmap_mode != BITMAP_ON_SUCCESS)
         return fail(error, ERR_ARGUMENT,
                     "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
-    struct bitmap *m = node_bitmap(b->source, a->bitmap, error);
+    struct bitmap *m = node_bitmap(b->source, a->bitmap, 0, error);
     if (!m || !bits_init(&b->was, m->bits.size, 1u << m->bits.shift, error))
         return false;
     m->job = &b->job;

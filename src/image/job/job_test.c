@@ -382,7 +382,7 @@ static void failing_transaction(struct bed *b)
     u32 nodes = graph_count(b->graph), bitmaps = graph_bitmap_count(was);
     struct transaction *t = transaction_begin(b->graph);
 
-    GOOD(transaction_bitmap_add(t, "d0", "never", 0, false, false, &error));
+    GOOD(transaction_bitmap_add(t, "d0", &(struct bitmap_args){ .name = "never" }, &error));
     GOOD(transaction_snapshot(t, &s, &error));
     EXPECT(top(b) != was && was->read_only);
     GOOD(transaction_backup(t, &a, &error));
@@ -511,7 +511,9 @@ static void increments(struct bed *b)
         writers_hold(b);
         then = g_memdup2(b->model, SIZE);
         struct transaction *t = transaction_begin(b->graph);
-        bool ok = i || GOOD(transaction_bitmap_add(t, node, "inc", 4096, true, false, &error));
+        bool ok = i || GOOD(transaction_bitmap_add(
+                           t, node, &(struct bitmap_args){ .name = "inc", .granularity = 4096 },
+                           &error));
         ok = ok && GOOD(transaction_backup(t, &a, &error));
         transaction_end(t, ok);
         writers_go(b);

@@ -112,7 +112,9 @@ static void put_bitmaps(struct json_out *o, struct node *n)
         json_open(o, '{');
         json_put_str(o, "name", b.name);
         json_put_bool(o, "recording", b.recording);
-        json_put_bool(o, "persistent", false);
+        json_put_bool(o, "persistent", b.persistent);
+        if (b.inconsistent)
+            json_put_bool(o, "inconsistent", true);
         json_put_bool(o, "busy", b.busy);
         json_put_int(o, "granularity", b.granularity);
         json_put_int(o, "count", (s64)b.count);
@@ -238,17 +240,16 @@ static bool internal(struct vm *vm, struct transaction *t,
 static bool bitmap_add(struct transaction *t, const struct qmp_block_dirty_bitmap_add *a,
                        GError **error)
 {
+    struct bitmap_args b = { .name = a->name,
+                             .granularity = (u64)a->granularity,
+                             .disabled = a->disabled,
+                             .persistent = a->persistent };
     GError *why = NULL;
 
-    if (a->persistent)
+    if (a->has_granularity && a->granularity < 512)
         return qmp_fail(error, QMP_GENERIC_ERROR,
-                        "Bitmap '%s': bitmaps are kept in memory only; without persistent",
-                        a->name);
-    if (a->has_granularity && a->granularity < 0)
-        return qmp_fail(error, QMP_GENERIC_ERROR, "Granularity must be power of 2");
-    return qmp_told(transaction_bitmap_add(t, a->node, a->name, (u64)a->granularity,
-                                           a->has_granularity, a->disabled, &why),
-                    &why, error);
+                        "Granularity must be power of 2 and at least 512");
+    return qmp_told(transaction_bitmap_add(t, a->node, &b, &why), &why, error);
 }
 
 static bool bitmap_merge(struct transaction *t, const struct qmp_block_dirty_bitmap_merge *a,
