@@ -49,6 +49,7 @@ static const struct img_command commands[] = {
     { "measure", img_measure,
       "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--image-opts] [-f fmt] "
       "[-l snapshot_param] filename]" },
+    { "nbd", img_nbd, "[options] filename | -L [options]   (nbd --help)" },
     { "rebase", img_rebase,
       "[--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file "
       "[-F backing_fmt] filename" },
@@ -128,6 +129,11 @@ int main(int argc, char **argv)
     if (strstr(name, "qemu-img"))
         program = "qemu-img";
     log_set_name(program);
+    if (strstr(name, "qemu-nbd")) {
+        program = "qemu-nbd";
+        log_set_name(program);
+        return img_nbd(argc, argv);
+    }
     if (argc < 2) {
         img_fail("Not enough arguments");
         fprintf(stderr, "Try '%s --help' for more information\n", program);
@@ -144,7 +150,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
         if (strcmp(commands[i].name, argv[1]) != 0)
             continue;
-        if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"))) {
+        if (argc > 2 && commands[i].run != img_nbd &&
+            (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"))) {
             printf("usage: %s %s %s\n", program, commands[i].name, commands[i].usage);
             return 0;
         }

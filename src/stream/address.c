@@ -149,7 +149,7 @@ int stream_connect(const struct stream_address *a, const struct stream_limit *l,
 {
     int fd = a->kind == STREAM_UNIX   ? connect_unix(a, l, error)
              : a->kind == STREAM_INET ? connect_inet(a, l, error)
-                                      : a->fd;
+                                      : fcntl(a->fd, F_DUPFD_CLOEXEC, 3);
 
     if (fd < 0)
         return -1;

@@ -11,7 +11,7 @@ struct stream_address {
     enum stream_kind { STREAM_INET, STREAM_UNIX, STREAM_FD } kind;
     char *host, *port; /* INET; host "" (to listen): any */
     char *path;        /* UNIX */
-    int fd;            /* FD: taken by whoever connects or listens */
+    int fd;            /* FD: taken by whoever listens; who connects takes a copy */
 };
 void stream_address_clear(struct stream_address *); /* frees what it points to */
 

@@ -52,6 +52,12 @@ bool tls_built_in(void)
     return true;
 }
 
+struct tls_creds *tls_creds_ref(struct tls_creds *c)
+{
+    c->refs++;
+    return c;
+}
+
 void tls_creds_unref(struct tls_creds *c)
 {
     if (!c || --c->refs)
@@ -461,6 +467,11 @@ struct tls_creds *tls_creds_system(GError **error)
 {
     without(error);
     return NULL;
+}
+
+struct tls_creds *tls_creds_ref(struct tls_creds *c)
+{
+    return c;
 }
 
 void tls_creds_unref(struct tls_creds *c UNUSED)

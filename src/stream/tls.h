@@ -26,4 +26,5 @@ bool tls_creds_remove(const char *id); /* false: there is none */
 struct tls_creds *tls_creds_find(const char *id, bool server, GError **error);
 /* For servers whose certificate one of the host's authorities has signed. */
 struct tls_creds *tls_creds_system(GError **error);
+struct tls_creds *tls_creds_ref(struct tls_creds *);
 void tls_creds_unref(struct tls_creds *); /* NULL is fine */
