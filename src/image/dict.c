@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/secret.h"
 
 enum { JSON_MAX = 1 << 20, NESTING_MAX = 32, KEYS_MAX = 4096 };
 
@@ -23,6 +24,8 @@ static void value_free(void *p)
 {
     struct value *v = p;
 
+    if (v->text) /* it may be a password */
+        secret_wipe(v->text, strlen(v->text));
     g_free(v->text);
     g_free(v);
 }

@@ -9,6 +9,7 @@ const struct driver *const drivers[] = {
     &format_bochs,
     &format_cloop,
     &format_dmg,
+    &format_luks,
     &format_parallels,
     &format_qcow,
     &format_qed,

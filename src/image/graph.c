@@ -375,8 +375,11 @@ bool node_open_backing(struct node *n, struct dict *o, const struct open_how *ho
             given ? g_strdup(given)
                   : node_sibling(n->filename, n->backing_name ? n->backing_name : "");
 
+        struct dict *all = node_name_options(full, given ? NULL : n->backing_format, error);
+        if (all && d) /* what the header does not say: secrets and the like */
+            dict_merge(all, d);
         dict_free(d);
-        n->backing = node_open_name(full, given ? NULL : n->backing_format, &below, error);
+        n->backing = all ? node_open_dict(all, &below, error) : NULL;
     }
     if (!n->backing && error)
         g_prefix_error(error, "Could not open backing file: ");

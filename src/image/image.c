@@ -850,6 +850,8 @@ struct image *image_open(const char *path, const struct image_options *o, GError
     struct dict *d = node_name_options(path, o ? o->format : NULL, error);
     if (d && o && o->node_name)
         dict_set(d, "node-name", o->node_name);
+    if (d && o && o->driver)
+        dict_merge(d, o->driver);
     return d ? image_of(node_open_dict(d, &how, error), o ? o : &none, error) : NULL;
 }
 

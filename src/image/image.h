@@ -46,6 +46,7 @@ struct image_options {
     enum image_aio aio;
     const char *node_name; /* with a graph; NULL: one is made up */
     struct graph *graph;   /* where nodes, jobs and doors know each other; NULL: nowhere */
+    const struct dict *driver; /* with a path: options of its driver (key-secret); or NULL */
     /* What follows is for tools. */
     bool no_backing;           /* this layer only */
     bool no_io;                /* headers only: what they refer to may be missing */
@@ -273,7 +274,8 @@ bool image_create(const char *path, const char *format, u64 size, struct dict *o
                   bool unsafe_backing, char **ret_announce, GError **error);
 char *image_create_help(const char *format, const char *protocol, GError **error);
 bool image_resize(struct image *, u64 size, const char *preallocation, GError **error);
-bool image_amend(struct image *, struct dict *, GError **error); /* takes the dict */
+/* Takes the dict. force: although it may destroy what the image holds. */
+bool image_amend(struct image *, struct dict *, bool force, GError **error);
 char *image_amend_help(const char *format, GError **error);
 bool image_set_backing(struct image *, const char *name, const char *format, GError **error);
 /* Lets the backing file show everywhere. */

@@ -215,12 +215,12 @@ bool image_resize(struct image *img, u64 size, const char *preallocation, GError
            node_bitmaps_resize(img->node, error);
 }
 
-bool image_amend(struct image *img, struct dict *options, GError **error)
+bool image_amend(struct image *img, struct dict *options, bool force, GError **error)
 {
     g_autodict o = options;
 
     NEEDS(img, amend, "amending its options");
-    return writable(img, error) && img->node->drv->amend(img->node, o, error) &&
+    return writable(img, error) && img->node->drv->amend(img->node, o, force, error) &&
            dict_done(o, img->node->drv->name, error);
 }
 

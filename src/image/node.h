@@ -147,7 +147,7 @@ struct driver {
     /* preallocation: NULL or a mode's name */
     bool (*resize)(struct node *, u64 size, const char *preallocation, GError **);
     const struct image_option *amend_options;
-    bool (*amend)(struct node *, struct dict *, GError **);
+    bool (*amend)(struct node *, struct dict *, bool force, GError **);
     /* name NULL: no backing file any more */
     bool (*set_backing)(struct node *, const char *name, const char *format, GError **);
     bool (*make_empty)(struct node *, GError **);     /* nothing is allocated any more */

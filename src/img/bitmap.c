@@ -4,7 +4,7 @@
 
 #include "img/img.h"
 
-enum { IMAGE_OPTS = 256, OBJECT, ADD, REMOVE, CLEAR, ENABLE, DISABLE, MERGE, ACTIONS_MAX = 64 };
+enum { IMAGE_OPTS = 256, ADD, REMOVE, CLEAR, ENABLE, DISABLE, MERGE, ACTIONS_MAX = 64 };
 
 struct action {
     int what;
@@ -53,7 +53,6 @@ int img_bitmap(int argc, char **argv)
 {
     static const struct option longs[] = {
         { "image-opts", no_argument, NULL, IMAGE_OPTS },
-        { "object", required_argument, NULL, OBJECT },
         { "add", no_argument, NULL, ADD },
         { "remove", no_argument, NULL, REMOVE },
         { "clear", no_argument, NULL, CLEAR },
@@ -92,8 +91,6 @@ int img_bitmap(int argc, char **argv)
         case IMAGE_OPTS:
             h.image_opts = true;
             break;
-        case OBJECT:
-            return img_fail("--object: there are no objects here");
         case ADD ... MERGE:
             if (n == ACTIONS_MAX)
                 return img_fail("At most %d operations", ACTIONS_MAX);

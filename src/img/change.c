@@ -162,7 +162,7 @@ int img_amend(int argc, char **argv)
                                            { 0 } };
     struct img_open h = { .write = true };
     g_autodict options = NULL;
-    bool list = false, progress = false, quiet = false;
+    bool list = false, progress = false, quiet = false, force = false;
     GError *error = NULL;
     int ch;
 
@@ -190,7 +190,8 @@ int img_amend(int argc, char **argv)
             h.image_opts = true;
             break;
         case FORCE:
-            break; /* only about keys of encrypted images */
+            force = true;
+            break;
         default:
             return img_usage("amend");
         }
@@ -212,7 +213,8 @@ int img_amend(int argc, char **argv)
         return 1;
     struct img_progress p;
     img_progress_start(&p, progress && !quiet, 1);
-    int r = image_amend(img, g_steal_pointer(&options), &error) ? 0 : img_fail_error(error);
+    int r =
+        image_amend(img, g_steal_pointer(&options), force, &error) ? 0 : img_fail_error(error);
     int e = image_finish(img);
     img_progress_end(&p);
     return r || !e ? r : img_fail("%s: %s", argv[optind], g_strerror(-e));

@@ -4,12 +4,71 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/error.h"
+#include "base/secret.h"
 #include "img/img.h"
 
 bool img_is_help(const char *text)
 {
     return !strcmp(text, "help") || !strcmp(text, "?") || g_str_has_suffix(text, ",help") ||
            g_str_has_suffix(text, ",?");
+}
+
+static bool take_object(const char *text, GError **error)
+{
+    g_autodict d =
+        text[0] == '{' ? dict_from_json(text, error) : dict_from_text(text, "qom-type", error);
+    const char *type = d ? dict_peek(d, "qom-type") : NULL;
+
+    if (!d)
+        return false;
+    if (!type)
+        return fail(error, ERR_ARGUMENT, "Parameter 'qom-type' is missing");
+    if (strcmp(type, "secret") != 0)
+        return fail(error, ERR_ARGUMENT, "Parameter 'qom-type' does not accept value '%s'",
+                    type);
+    struct secret_props *p = g_new0(struct secret_props, 1);
+    g_autoptr(GList) keys = dict_keys(d);
+    bool ok = true;
+    for (GList *k = keys; ok && k; k = k->next) {
+        char **at = secret_prop(p, k->data);
+
+        if (at)
+            *at = g_strdup(dict_peek(d, k->data));
+        else if (strcmp(k->data, "qom-type") != 0)
+            ok = fail(error, ERR_ARGUMENT, "Parameter '%s' is unexpected", (char *)k->data);
+    }
+    ok = ok && secret_add(p, error);
+    secret_props_free(p);
+    return ok;
+}
+
+bool img_take_objects(int *argc, char **argv)
+{
+    int to = 0;
+
+    for (int i = 0; i < *argc; i++) {
+        const char *text = NULL;
+        GError *error = NULL;
+
+        if (strcmp(argv[i], "--") == 0) { /* options end here */
+            while (i < *argc)
+                argv[to++] = argv[i++];
+            break;
+        }
+        if (strncmp(argv[i], "--object=", 9) == 0)
+            text = argv[i] + 9;
+        else if (strcmp(argv[i], "--object") == 0 && i + 1 < *argc)
+            text = argv[++i];
+        else
+            argv[to++] = argv[i];
+        if (text && !take_object(text, &error)) {
+            img_fail_error(error);
+            return false;
+        }
+    }
+    argv[ *argc = to] = NULL;
+    return true;
 }
 
 bool img_add_options(struct dict **to, const char *text)
@@ -67,6 +126,7 @@ struct image *img_open(const char *name, const struct img_open *h)
                                .bitmaps = h->bitmaps,
                                .force_share = h->force_share,
                                .load_snapshot = h->snapshot,
+                               .driver = h->driver,
                                .discard = true };
     GError *error = NULL;
     struct image *img;

@@ -426,15 +426,41 @@ static bool make_target(const struct convert *c, struct args *a, const char *nam
     return false;
 }
 
+/* The secrets by which the target is made open it, too. */
+static struct dict *key_secrets(const struct dict *options)
+{
+    static const char *const keys[] = { "key-secret", "encrypt.key-secret" };
+    struct dict *d = dict_new();
+
+    for (size_t i = 0; options && i < ARRAY_LEN(keys); i++) {
+        if (dict_has(options, keys[i]))
+            dict_set(d, keys[i], dict_peek(options, keys[i]));
+    }
+    return d;
+}
+
+static bool encrypts(const struct dict *options)
+{
+    return options && (dict_has(options, "encrypt.format") ||
+                       g_strcmp0(dict_peek(options, "encryption"), "on") == 0);
+}
+
 static int convert(struct convert *c, struct args *a, const char *target)
 {
+    g_autodict secrets = key_secrets(a->options);
+
+    if (a->compress && !a->no_create && encrypts(a->options))
+        return img_fail("Compression and encryption not supported at the same time");
     if (!a->no_create && !make_target(c, a, target))
         return 1;
+    if (!a->no_create)
+        a->out.driver = secrets;
     a->out.write = true;
     a->out.format = a->out.image_opts ? NULL : a->out_format;
     if (!a->out.cache)
         a->out.cache = "unsafe";
     c->dst = img_open(target, &a->out);
+    a->out.driver = NULL;
     if (!c->dst)
         return 1;
     if (a->bitmaps && !image_keeps_bitmaps(c->dst))

@@ -45,6 +45,7 @@ struct img_open {
     const char *format, *cache, *aio;
     bool image_opts, force_share, write, no_backing, check, no_io, bitmaps;
     const char *snapshot;
+    const struct dict *driver; /* without image_opts: the driver's options, or NULL */
     bool quiet;
 };
 struct image *img_open(const char *name, const struct img_open *); /* complains itself */
@@ -55,6 +56,9 @@ bool img_copy_bitmaps(struct image *from, struct image *to);
 
 /* Options that come several times (-o a=1 -o b=2) are one. */
 bool img_add_options(struct dict **to, const char *text);
+/* Takes "--object secret,id=ID,...", in any number and anywhere, out of a command's arguments;
+ * false: complained. */
+bool img_take_objects(int *argc, char **argv);
 bool img_is_help(const char *text);
 bool img_size(const char *what, const char *text, u64 *ret);
 bool img_json(const char *output, bool *ret);     /* --output=human|json */

@@ -113,6 +113,8 @@ static void help(void)
         "  fmt        the format, else guessed; cache: none, writeback, writethrough,\n"
         "             directsync, unsafe (what convert writes with, if nothing is said)\n"
         "  size       bytes, or with k, M, G, T, P or E\n"
+        "  --object secret,id=ID,data=TEXT|file=FILE[,format=base64][,keyid=ID,iv=IV]\n"
+        "             with every command: a password, for key-secret=ID\n"
         "  options    name=value,...; -o help lists a format's\n"
         "  -c         compressed     -p  progress     -q  quiet\n"
         "  -n         the target is there already     -U  others may be writing\n"
@@ -155,7 +157,10 @@ int main(int argc, char **argv)
             printf("usage: %s %s %s\n", program, commands[i].name, commands[i].usage);
             return 0;
         }
-        int r = commands[i].run(argc - 1, argv + 1);
+        int n = argc - 1;
+        if (!img_take_objects(&n, argv + 1))
+            return commands[i].run == img_compare ? 2 : 1;
+        int r = commands[i].run(n, argv + 1);
         if (fflush(stdout) || ferror(stdout))
             return r ? r : 1;
         return r;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/secret.h"
 
 /* ---- disks ---------------------------------------------------------------------------------
  */
@@ -116,6 +117,27 @@ static bool set_place(struct drive_desc *d, GPtrArray *kv, GError **error)
     return true;
 }
 
+/* What the image's driver is to know: secrets of encrypted images, and of backing files. */
+static struct dict *take_driver_options(GPtrArray *kv)
+{
+    struct dict *d = NULL;
+
+    for (guint i = 0; i < kv->len;) {
+        const struct opt *o = kv->pdata[i];
+
+        if (strcmp(o->key, "key-secret") != 0 && !g_str_has_prefix(o->key, "encrypt.") &&
+            !g_str_has_prefix(o->key, "backing.")) {
+            i++;
+            continue;
+        }
+        if (!d)
+            d = dict_new();
+        dict_set(d, o->key, o->val);
+        g_ptr_array_remove_index(kv, i);
+    }
+    return d;
+}
+
 bool opt_drive(struct parse *p, const char *arg, GError **error)
 {
     g_autoptr(GPtrArray) kv = opts_parse(arg, NULL, "drive", error);
@@ -152,6 +174,7 @@ bool opt_drive(struct parse *p, const char *arg, GError **error)
         !value_one_of("media", media, (const char *const[]){ "disk", "cdrom", NULL }, error))
         return false;
     struct drive_desc *d = drive_add(p, iface, file && *file ? file : NULL);
+    d->driver = take_driver_options(kv);
     if (rerror && (!image_on_error_from_text(rerror, &d->rerror) || d->rerror == IMAGE_ENOSPC))
         return fail(error, ERR_ARGUMENT, "rerror is report, ignore or stop, not '%s'", rerror);
     if (werror && !image_on_error_from_text(werror, &d->werror))
@@ -570,6 +593,23 @@ static GPtrArray *opts_of_json(const char *text, GError **error)
     return kv;
 }
 
+static bool secret_option(struct parse *p, const GPtrArray *kv, GError **error)
+{
+    struct secret_props *s = g_new0(struct secret_props, 1);
+
+    g_ptr_array_add(p->m->secrets, s);
+    for (guint i = 0; i < kv->len; i++) {
+        const struct opt *o = kv->pdata[i];
+        char **at = secret_prop(s, o->key);
+
+        if (at)
+            value_set(at, o->val);
+        else if (strcmp(o->key, "qom-type") != 0)
+            return fail(error, ERR_ARGUMENT, "secret has no property '%s'", o->key);
+    }
+    return true;
+}
+
 bool opt_object(struct parse *p, const char *arg, GError **error)
 {
     g_autoptr(GPtrArray) kv =
@@ -580,17 +620,21 @@ bool opt_object(struct parse *p, const char *arg, GError **error)
     const char *type = opts_get(kv, "qom-type"), *id = opts_get(kv, "id");
     const char *file = opts_get(kv, "filename");
     if (!type || !id)
-        return fail(error, ERR_ARGUMENT, "'%s': a type and id= are needed", arg);
+        return fail(error, ERR_ARGUMENT, "a type and id= are needed");
     if (!value_id(id, error))
         return false;
     if (strcmp(type, "throttle-group") == 0) {
         g_autofree char *name = g_strdup(id);
         return throttle_group_option(p, kv, name, error);
     }
+    if (strcmp(type, "secret") == 0)
+        return secret_option(p, kv, error);
     bool random = strcmp(type, "rng-random") == 0;
     if (!random && strcmp(type, "rng-builtin") != 0)
         return fail(error, ERR_UNSUPPORTED,
-                    "there is no '%s'; there is rng-random, rng-builtin, throttle-group", type);
+                    "there is no '%s'; there is rng-random, rng-builtin, secret, "
+                    "throttle-group",
+                    type);
     if (random && file && strcmp(file, "/dev/urandom") != 0 && strcmp(file, "/dev/random") != 0)
         return fail(error, ERR_UNSUPPORTED, "filename=%s: only /dev/urandom and /dev/random",
                     file);

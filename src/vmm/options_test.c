@@ -377,8 +377,10 @@ TEST(small_ones)
     bad("-smbios type=1,colour=x", "-smbios: type 1 has no field 'colour'");
     bad("-fw_cfg opt/x", "-fw_cfg: 'opt/x': either file= or string= is needed");
     bad("-global x=y", "-global: 'x=y' is not DEVICE.PROPERTY=VALUE");
-    bad("-object secret,id=s",
-        "-object: there is no 'secret'; there is rng-random, rng-builtin, throttle-group");
+    bad("-object tls,id=s", "-object: there is no 'tls'; there is rng-random, rng-builtin, secret, "
+                            "throttle-group");
+    bad("-object secret,id=s,colour=sesame", "-object: secret has no property 'colour'");
+    bad("-object secret,data=sesame", "-object: a type and id= are needed");
     bad("-d foo", "-d: there is no log item 'foo'; use -d help");
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * qcow2.c - the header: opening, making, changing and describing images.  See qcow2.h.
- *
- * Not done: encryption.
  */
 #include "image/format/qcow2.h"
 
@@ -77,6 +75,7 @@ static void qcow2_release(struct qcow2 *q)
     qcow2_cache_clear(&q->l2);
     qcow2_cache_clear(&q->rc);
     qcow2_packers_free(q);
+    qcow2_crypt_close(q);
     g_ptr_array_unref(q->extensions);
     g_ptr_array_unref(q->snaps);
     g_array_unref(q->freed);
@@ -227,8 +226,7 @@ static bool take_header(struct qcow2 *q, const struct qcow2_header *h, GError **
                         name);
         q->unit = q->cluster / SUBCLUSTERS;
     }
-    if (be32_get(h->crypt_method))
-        return fail(error, ERR_UNSUPPORTED, "image '%s': encryption is not there yet", name);
+    q->crypt_method = be32_get(h->crypt_method);
     u64 size = be64_get(h->size);
     if (size > INT64_MAX - q->cluster)
         return fail(error, ERR_FORMAT, "image '%s': the disk is too large", name);
@@ -306,7 +304,8 @@ static bool load_all(struct qcow2 *q, struct dict *o, const struct open_how *how
         return fail(error, ERR_FORMAT,
                     "image '%s': qcow2: Image is corrupt; cannot be opened read/write",
                     n->filename);
-    if (!load_backing_name(q, &h, error) || !load_data_file(q, o, how, error))
+    if (!load_backing_name(q, &h, error) || !qcow2_crypt_open(q, o, how, error) ||
+        !load_data_file(q, o, how, error))
         return false;
 
     q->l1_size = be32_get(h.l1_size);
@@ -529,6 +528,8 @@ static const struct image_option create_options[] = {
     { "encryption", OPTION_BOOL,
       "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
       NULL },
+    { "encrypt.format", OPTION_STR, "Encrypt the image, format choices: 'aes', 'luks'", NULL },
+    LUKS_CREATE_OPTIONS("encrypt."),
     { "cluster_size", OPTION_SIZE, "qcow2 cluster size", "65536" },
     { "preallocation", OPTION_STR,
       "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL },
@@ -553,6 +554,7 @@ struct make {
     bool lazy, extended, data_raw;
     u8 compression;
     const char *backing, *backing_format, *data_file;
+    struct qcow2_crypt_new crypt;
 };
 
 static bool make_options(struct dict *o, struct make *m, GError **error)
@@ -586,8 +588,12 @@ static bool make_options(struct dict *o, struct make *m, GError **error)
     m->data_raw = dict_bool(o, "data_file_raw", false);
     if (m->backing && !*m->backing)
         m->backing = NULL;
-    if (dict_bool(o, "encryption", false))
-        return fail(error, ERR_UNSUPPORTED, "encryption is not there yet");
+    if (!qcow2_crypt_options(o, &m->crypt, error))
+        return false;
+    if (m->version < 3 && m->crypt.method && m->preallocation)
+        return fail(error, ERR_ARGUMENT,
+                    "Preallocation of encrypted images is only supported with compatibility "
+                    "level 1.1 and above (use version=v3 or greater)");
     if (m->version < 3 && m->refcount_order != 4)
         return fail(error, ERR_ARGUMENT,
                     "Different refcount widths than 16 bits require compatibility level 1.1 or "
@@ -614,6 +620,14 @@ struct layout {
     u64 l1_entries, l1, blocks, table;
 };
 
+static u64 crypt_clusters(const struct make *m)
+{
+    return m->crypt.method == CRYPT_LUKS
+               ? (luks_new_payload(&m->crypt.luks) + BIT(m->cluster_bits) - 1) >>
+                     m->cluster_bits
+               : 0;
+}
+
 static struct layout layout_of(const struct make *m, u64 size, u64 more)
 {
     u64 cluster = BIT(m->cluster_bits);
@@ -625,8 +639,8 @@ static struct layout layout_of(const struct make *m, u64 size, u64 more)
 
     l.l1 = (l.l1_entries * 8 + cluster - 1) / cluster;
     for (;;) {
-        u64 all = 1 + l.table + l.blocks + l.l1 + more, blocks = (all + e - 1) / e,
-            table = (blocks * 8 + cluster - 1) / cluster;
+        u64 all = 1 + l.table + l.blocks + l.l1 + crypt_clusters(m) + more,
+            blocks = (all + e - 1) / e, table = (blocks * 8 + cluster - 1) / cluster;
 
         if (blocks <= l.blocks && table <= l.table)
             return l;
@@ -638,9 +652,14 @@ static struct layout layout_of(const struct make *m, u64 size, u64 more)
 static bool write_new_image(struct node *file, u64 size, const struct make *m,
                             const struct layout *l, GError **error)
 {
-    u64 cluster = BIT(m->cluster_bits), all = 1 + l->table + l->blocks + l->l1;
+    u64 cluster = BIT(m->cluster_bits), crypt_at = (1 + l->table + l->blocks + l->l1) * cluster;
+    u64 all = 1 + l->table + l->blocks + l->l1 + crypt_clusters(m);
     u64 e = cluster * 8 >> m->refcount_order;
     g_autoptr(GPtrArray) extensions = g_ptr_array_new();
+    bool luks = m->crypt.method == CRYPT_LUKS;
+    u64 luks_len = luks ? luks_new_payload(&m->crypt.luks) : 0;
+    be64 luks_place[2] = { be64_of(crypt_at), be64_of(luks_len) };
+    struct qcow2_extension crypto = { EXT_CRYPTO, sizeof luks_place, (u8 *)luks_place };
     struct qcow2_extension data = { .type = EXT_DATA_FILE, .data = (u8 *)m->data_file };
     u32 header_length = m->version > 2 ? (u32)sizeof(struct qcow2_header) : HEADER_V2;
     struct qcow2_header h = {
@@ -648,6 +667,7 @@ static bool write_new_image(struct node *file, u64 size, const struct make *m,
         .version = be32_of(m->version),
         .cluster_bits = be32_of(m->cluster_bits),
         .size = be64_of(size),
+        .crypt_method = be32_of(m->crypt.method),
         .l1_size = be32_of((u32)l->l1_entries),
         .l1_at = be64_of((1 + l->table + l->blocks) * cluster),
         .reftable_at = be64_of(cluster),
@@ -666,6 +686,8 @@ static bool write_new_image(struct node *file, u64 size, const struct make *m,
         data.len = (u32)strlen(m->data_file);
         g_ptr_array_add(extensions, &data);
     }
+    if (luks)
+        g_ptr_array_add(extensions, &crypto);
     g_autoptr(GByteArray) head =
         make_header(&h, header_length, extensions, m->backing, m->backing_format, error);
     if (!head)
@@ -682,6 +704,9 @@ static bool write_new_image(struct node *file, u64 size, const struct make *m,
     }
     if (!r)
         r = node_pwrite(file, cluster, table, l->table * cluster);
+    struct luks_place place = { file, crypt_at, luks_len };
+    if (!r && luks && !luks_make(&m->crypt.luks, &place, NULL, error))
+        return false;
     if (!r)
         r = node_pwrite(file, 0, head->data, head->len);
     return !r || fail_errno(error, -r, "'%s'", file->filename);
@@ -707,7 +732,7 @@ static bool preallocate(struct node *n, u64 from, u64 to, u32 mode, GError **err
         pthread_mutex_unlock(&q->lock);
         if (r)
             return fail_errno(error, -r, "'%s': preallocation", n->filename);
-        if (run.type == RUN_DATA)
+        if (run.type == RUN_DATA || (run.type == RUN_ZERO && run.host))
             end = MAX(end, run.host + run.len);
     }
     struct node *data = qcow2_data(q);
@@ -742,10 +767,12 @@ static bool qcow2_create(struct node *file, u64 size, struct dict *o, GError **e
 
     struct open_how how = { .write = true, .no_backing = true };
     struct node *n = node_alloc(&format_qcow2);
-    g_autodict none = dict_new();
+    g_autodict options = dict_new();
+    if (m.crypt.method)
+        dict_set(options, "encrypt.key-secret", m.crypt.luks.secret_id);
     n->file = node_ref(file);
     n->filename = g_strdup(file->filename);
-    if (!qcow2_open(n, none, &how, error)) {
+    if (!qcow2_open(n, options, &how, error)) {
         node_unref(file);
         g_free(n->filename);
         g_free(n->backing_name);
@@ -775,7 +802,7 @@ static bool qcow2_measure(u64 size, u64 data, struct dict *o, struct image_measu
     if (l.l1_entries * 8 > L1_BYTES_MAX)
         return fail(error, ERR_LIMIT,
                     "The image size is too large (try using a larger cluster size)");
-    u64 meta = (1 + l.table + l.blocks + l.l1 + l2) * cluster;
+    u64 meta = (1 + l.table + l.blocks + l.l1 + crypt_clusters(&m) + l2) * cluster;
     ret->fully_allocated = meta + size;
     ret->required = meta + ROUND_UP(data, cluster);
     ret->has_bitmaps = m.version > 2;
@@ -825,7 +852,7 @@ static int grow_l1(struct qcow2 *q, u64 need, u64 size)
         be32 crypt_method, l1_size;
         be64 l1_at;
     } __attribute__((packed))
-    h = { be64_of(size), be32_of(0), be32_of((u32)entries), be64_of(at) };
+    h = { be64_of(size), be32_of(q->crypt_method), be32_of((u32)entries), be64_of(at) };
     r = qcow2_header_put(q, offsetof(struct qcow2_header, size), &h, sizeof h);
     if (!r)
         r = node_flush(q->node.file);
@@ -904,6 +931,7 @@ static const struct image_option amend_options[] = {
     { "data_file", OPTION_STR, "File name of an external data file", NULL },
     { "data_file_raw", OPTION_BOOL, "The external data file must stay valid as a raw image",
       NULL },
+    LUKS_AMEND_OPTIONS("encrypt."),
     { "lazy_refcounts", OPTION_BOOL, "Postpone refcount updates", NULL },
     { "size", OPTION_SIZE, "Virtual disk size", NULL },
     { NULL },
@@ -941,13 +969,13 @@ static bool amend_compat(struct qcow2 *q, const char *compat, GError **error)
     return !r || fail_errno(error, -r, "image '%s': header", q->node.filename);
 }
 
-static bool qcow2_amend(struct node *n, struct dict *o, GError **error)
+static bool qcow2_amend(struct node *n, struct dict *o, bool force, GError **error)
 {
     struct qcow2 *q = QCOW2(n);
     const char *compat = dict_str(o, "compat"), *backing = dict_str(o, "backing_file"),
                *backing_format = dict_str(o, "backing_fmt");
 
-    if (compat && !amend_compat(q, compat, error))
+    if (!qcow2_crypt_amend(q, o, force, error) || (compat && !amend_compat(q, compat, error)))
         return false;
     if (dict_has(o, "lazy_refcounts")) {
         bool lazy = dict_bool(o, "lazy_refcounts", false);
@@ -1007,10 +1035,12 @@ static void qcow2_info(struct node *n, struct image_info *i)
 
     i->has_dirty = true;
     i->dirty = q->incompatible & INCOMPAT_DIRTY;
+    i->encrypted = q->crypt_method;
     image_detail_str(d, "compat", q->version > 2 ? "1.1" : "0.10");
     if (q->version < 3) {
         image_detail_str(d, "compression-type", q->compression ? "zstd" : "zlib");
         image_detail_int(d, "refcount-bits", 1 << q->refcount_order);
+        qcow2_crypt_describe(q, d);
         return;
     }
     for (guint k = 0; k < q->extensions->len; k++) {
@@ -1025,6 +1055,7 @@ static void qcow2_info(struct node *n, struct image_info *i)
     image_detail_bool(d, "lazy-refcounts", q->compatible & COMPAT_LAZY_REFCOUNTS);
     describe_bitmaps(q, d);
     image_detail_int(d, "refcount-bits", 1 << q->refcount_order);
+    qcow2_crypt_describe(q, d);
     image_detail_bool(d, "corrupt", q->incompatible & INCOMPAT_CORRUPT);
     if (q->incompatible & INCOMPAT_DATA_FILE)
         image_detail_bool(d, "data-file-raw", q->autoclear & AUTOCLEAR_DATA_FILE_RAW);

@@ -30,6 +30,7 @@
 #include <pthread.h>
 
 #include "image/drivers.h"
+#include "image/luks.h"
 #include "image/ranges.h"
 
 #define QCOW2_MAGIC   0x514649fb
@@ -57,6 +58,7 @@ enum {
     EXT_CRYPTO = 0x0537be77,
     EXT_DATA_FILE = 0x44415441
 };
+enum { CRYPT_AES = 1, CRYPT_LUKS = 2 }; /* crypt_method */
 enum { COMPRESSION_ZLIB = 0, COMPRESSION_ZSTD = 1 };
 enum {
     L1_BYTES_MAX = 32 << 20,
@@ -128,6 +130,11 @@ struct qcow2 {
     GPtrArray *extensions; /* struct qcow2_extension; without the backing format */
     bool discard;
     bool bitmaps_held; /* they are in memory, and in use as far as the file says */
+    u32 crypt_method;        /* 0: not encrypted */
+    struct crypt *crypt;     /* NULL: opened for its headers alone */
+    struct luks luks;        /* the slots change under amend only */
+    u64 crypt_at, crypt_len; /* where it lies */
+    char *secret_id;         /* or NULL */
 
     pthread_mutex_t flush_lock, lock;
     struct ranges ranges;
@@ -211,6 +218,23 @@ int qcow2_status(struct node *, u64 at, u64 len, struct extent *);
 int qcow2_preallocate(struct qcow2 *, u64 at, u64 len);
 /* Where a compressed cluster's bytes lie. */
 void qcow2_packed_place(const struct qcow2 *, u64 entry, u64 *ret_at, u64 *ret_len);
+
+/* --- qcow2_crypt.c --- */
+bool qcow2_crypt_open(struct qcow2 *, struct dict *, const struct open_how *, GError **);
+void qcow2_crypt_close(struct qcow2 *);
+/* Data of the guest's `at`, which lie in the file at host.  A write that does not begin and end
+ * with a sector wants its range alone. */
+int qcow2_data_read(struct qcow2 *, u64 at, u64 host, u64 len, struct cursor *);
+int qcow2_data_write(struct qcow2 *, u64 at, u64 host, u64 len, struct cursor *);
+void qcow2_crypt_describe(const struct qcow2 *, GPtrArray *to);
+bool qcow2_crypt_amend(struct qcow2 *, struct dict *, bool force, GError **);
+/* How a new image is to be encrypted; strings are valid while the dict lives. */
+struct qcow2_crypt_new {
+    u32 method;
+    struct luks_new luks; /* AES: secret_id alone */
+};
+bool qcow2_crypt_options(struct dict *, struct qcow2_crypt_new *ret, GError **);
+struct crypt *qcow2_crypt_aes(const char *secret_id, GError **);
 
 /* --- qcow2_pack.c --- compression; any thread */
 /* Bytes of the result in to (which has n), 0: it does not become smaller, or -errno. */

@@ -231,7 +231,9 @@ int qcow2_status(struct node *n, u64 at, u64 len, struct extent *ret)
         [RUN_PACKED] = EXTENT_ALLOCATED | EXTENT_DATA | EXTENT_COMPRESSED,
     };
     *ret = (struct extent){ .len = r.len, .flags = flags[r.type] };
-    if (r.type == RUN_DATA || (r.type == RUN_ZERO && (r.host || r.mine))) {
+    if (q->crypt_method) {
+        ret->flags &= ~(u32)EXTENT_OFFSET;
+    } else if (r.type == RUN_DATA || (r.type == RUN_ZERO && (r.host || r.mine))) {
         ret->flags |= EXTENT_OFFSET;
         ret->host = r.host;
         ret->in = qcow2_data(q);
@@ -280,7 +282,7 @@ static int read_entered(struct qcow2 *q, u64 at, u64 len, struct cursor *c)
             cursor_zero(c, run.len);
             break;
         case RUN_DATA:
-            r = node_read(qcow2_data(q), run.host, run.len, c);
+            r = qcow2_data_read(q, at, run.host, run.len, c);
             break;
         case RUN_PACKED:
             r = read_packed(q, run.entry, at, run.len, c);
@@ -338,7 +340,7 @@ static void drop_entry(struct qcow2 *q, u64 entry)
 /* New storage for clusters from `at` on. */
 struct place {
     u64 host, n; /* clusters */
-    bool fresh;  /* reads as zeroes: beyond the file's end */
+    bool fresh;  /* reads as zeroes: beyond the file's end, not encrypted */
 };
 
 static int place_new(struct qcow2 *q, u64 at, u64 n, struct place *p)
@@ -348,7 +350,7 @@ static int place_new(struct qcow2 *q, u64 at, u64 n, struct place *p)
         return 0;
     }
     int r = qcow2_alloc(q, n, &p->host, &p->n);
-    p->fresh = !r && p->host >= q->node.file->size;
+    p->fresh = !r && !q->crypt && p->host >= q->node.file->size;
     return r;
 }
 
@@ -408,12 +410,11 @@ static bool reads_zero(struct qcow2 *q, u64 at, u64 len)
 static int write_around(struct qcow2 *q, u64 at, u64 len, struct cursor *c,
                         const struct around *a, u64 host, bool fresh)
 {
-    struct node *data = qcow2_data(q);
     bool skip_head = !a->head || (fresh && a->head_zero);
     bool skip_tail = !a->tail || (fresh && a->tail_zero);
 
     if (skip_head && skip_tail)
-        return node_write(data, host + a->head, len, c);
+        return qcow2_data_write(q, at, host + a->head, len, c);
     g_autofree u8 *buf = g_try_malloc0(a->head + a->tail);
     if (!buf)
         return -ENOMEM;
@@ -434,18 +435,23 @@ static int write_around(struct qcow2 *q, u64 at, u64 len, struct cursor *c,
         if (!skip_tail)
             v[k++] = (struct iovec){ buf + a->head, a->tail };
         struct cursor all = { v, k };
-        r = node_write(data, host + (skip_head ? a->head : 0),
-                       (skip_head ? 0 : a->head) + len + (skip_tail ? 0 : a->tail), &all);
+        u64 head = skip_head ? 0 : a->head;
+        r = qcow2_data_write(q, at - head, host + a->head - head,
+                             head + len + (skip_tail ? 0 : a->tail), &all);
         if (!r)
             cursor_advance(c, len);
         return r;
     }
+    hv = (struct iovec){ buf, a->head };
+    tv = (struct iovec){ buf + a->head, a->tail };
+    hc = (struct cursor){ &hv, 1 };
+    tc = (struct cursor){ &tv, 1 };
     if (!r && !skip_head)
-        r = node_pwrite(data, host, buf, a->head);
+        r = qcow2_data_write(q, at - a->head, host, a->head, &hc);
     if (!r)
-        r = node_write(data, host + a->head, len, c);
+        r = qcow2_data_write(q, at, host + a->head, len, c);
     if (!r && !skip_tail)
-        r = node_pwrite(data, host + a->head + len, buf + a->head, a->tail);
+        r = qcow2_data_write(q, at + len, host + a->head + len, a->tail, &tc);
     return r;
 }
 
@@ -594,7 +600,7 @@ static int write_alone(struct qcow2 *q, u64 at, u64 len, struct cursor *c)
         if (r)
             return r;
         if (run.type == RUN_DATA && run.mine) {
-            r = node_write(qcow2_data(q), run.host, run.len, c);
+            r = qcow2_data_write(q, at, run.host, run.len, c);
             done = run.len;
         } else if (n) {
             r = write_new(q, at, len, c, n, &done);
@@ -638,6 +644,8 @@ int qcow2_write(struct node *n, u64 at, u64 len, struct cursor *c)
     pthread_mutex_lock(&q->lock);
     enter(q, &range, at, len, false);
     int r = in_place(q, at, len, &simple);
+    if (q->crypt && (at % CRYPT_SECTOR || len % CRYPT_SECTOR))
+        simple = false; /* a sector is read, and written as a whole */
     if (!r && !simple) {
         ranges_leave(&q->ranges, &range);
         enter(q, &range, at, len, true);
@@ -680,7 +688,7 @@ int qcow2_write_compressed(struct node *n, u64 at, u64 len, struct cursor *c)
 
     if (q->gone_bad)
         return -EIO;
-    if (q->node.data_file)
+    if (q->node.data_file || q->crypt_method)
         return -ENOTSUP;
     if (at % q->cluster || (len != q->cluster && at + len != n->size) || len > q->cluster)
         return -EINVAL;
@@ -853,6 +861,9 @@ int qcow2_preallocate(struct qcow2 *q, u64 at, u64 len)
             r = place_new(q, at, n, &p);
             if (!r)
                 r = link_new(q, at, at + p.n * q->cluster, &p, p.n, true);
+            /* What lies there is no zeroes when it is decrypted. */
+            for (u64 k = 0; !r && q->crypt && k < p.n; k++)
+                r = zero_cluster(q, at + k * q->cluster, true);
         }
         pthread_mutex_unlock(&q->lock);
         if (r)

@@ -289,6 +289,7 @@ static bool shadow_commit(struct shadow *s, GError **error)
         be64 snapshots_at;
     } __attribute__((packed)) h = {
         .size = be64_of(s->size),
+        .crypt_method = be32_of(q->crypt_method),
         .l1_size = be32_of(s->l1_size),
         .l1_at = be64_of(l1_at),
         .reftable_at = be64_of(reftable_at),

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "image/graph.h"
 #include "net/net.h"
 #include "vmm/backend/chardev.h"
@@ -51,6 +52,21 @@ static bool make_chardevs(struct machine *m, GError **error)
     return true;
 }
 
+/* They are kept in one place, and wiped here. */
+static bool make_secrets(struct machine *m, GError **error)
+{
+    for (guint i = 0; i < m->desc->secrets->len; i++) {
+        struct secret_props *p = m->desc->secrets->pdata[i];
+
+        if (!secret_add(p, error)) {
+            g_prefix_error(error, "-object secret: ");
+            return false;
+        }
+    }
+    g_ptr_array_set_size(m->desc->secrets, 0);
+    return true;
+}
+
 static bool make_throttle_groups(struct machine *m, GError **error)
 {
     for (guint i = 0; i < m->desc->throttles->len; i++) {
@@ -75,6 +91,7 @@ static bool make_drives(struct machine *m, GError **error)
 
         o.graph = m->vm->graph;
         o.node_name = d->node_name;
+        o.driver = d->driver;
         if (d->dict)
             img = image_open_dict(dict_copy(d->dict), &o, error);
         else if (d->file)
@@ -87,6 +104,7 @@ static bool make_drives(struct machine *m, GError **error)
         drive->options = o;
         drive->options.node_name = NULL; /* that of this medium */
         drive->options.format = NULL;    /* another medium is probed anew */
+        drive->options.driver = NULL;
         drive->node = d->dict != NULL;
         for (guint k = 0; d->nodes && k < d->nodes->len; k++)
             graph_own(m->vm->graph, d->nodes->pdata[k]);
@@ -305,8 +323,8 @@ static bool build(struct machine *m, GError **error)
                     "-machine kernel_irqchip=on: accelerator %s has no irqchip of its own",
                     m->vm->cpu->name);
     if (!cpu_make_vcpus(m->vm, &m->cpu, error) || !make_chardevs(m, error) ||
-        !make_throttle_groups(m, error) || !make_drives(m, error) || !make_nets(m, error) ||
-        !board->build(m, error))
+        !make_secrets(m, error) || !make_throttle_groups(m, error) || !make_drives(m, error) ||
+        !make_nets(m, error) || !board->build(m, error))
         return false;
     for (guint i = 0; i < d->devices->len; i++)
         if (!machine_user_device(m, d->devices->pdata[i], error))
@@ -370,6 +388,9 @@ void machine_free(struct machine *m)
     for (guint i = 0; i < m->desc->throttles->len; i++)
         image_throttle_group_free(
             ((const struct throttle_desc *)m->desc->throttles->pdata[i])->id);
+    g_autoptr(GPtrArray) secrets = secret_ids();
+    for (guint i = 0; i < secrets->len; i++)
+        secret_remove(secrets->pdata[i]);
     vm_free(m->vm);
     g_hash_table_unref(m->nets);
     boot_free(m->boot);

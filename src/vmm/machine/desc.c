@@ -7,11 +7,14 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/secret.h"
 
 static void opts_free(void *p)
 {
     struct opt *k = p;
 
+    if (k->val) /* it may be a password */
+        secret_wipe(k->val, strlen(k->val));
     g_free(k->key);
     g_free(k->val);
     g_free(k);
@@ -165,6 +168,7 @@ static void drive_free(void *p)
     g_free(d->id);
     g_free(d->file);
     dict_free(d->dict);
+    dict_free(d->driver);
     if (d->nodes)
         g_ptr_array_unref(d->nodes);
     g_free(d->iface);
@@ -173,6 +177,11 @@ static void drive_free(void *p)
     g_free((char *)d->options.format);
     g_free(d->group);
     g_free(d);
+}
+
+static void secret_free(void *p)
+{
+    secret_props_free(p);
 }
 
 static void throttle_free(void *p)
@@ -236,6 +245,7 @@ struct machine_desc *machine_desc_new(void)
     d->globals = g_ptr_array_new_with_free_func(global_free);
     d->netdevs = g_ptr_array_new_with_free_func(g_free);
     d->chardevs = g_ptr_array_new_with_free_func(g_free);
+    d->secrets = g_ptr_array_new_with_free_func(secret_free);
     d->throttles = g_ptr_array_new_with_free_func(throttle_free);
     d->objects = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
     d->fw_cfg = g_ptr_array_new_with_free_func(fw_cfg_free);
@@ -260,6 +270,7 @@ void machine_desc_free(struct machine_desc *d)
     g_ptr_array_unref(d->netdevs);
     g_ptr_array_unref(d->chardevs);
     g_ptr_array_unref(d->objects);
+    g_ptr_array_unref(d->secrets);
     g_ptr_array_unref(d->throttles);
     g_ptr_array_unref(d->fw_cfg);
     g_ptr_array_unref(d->smbios);

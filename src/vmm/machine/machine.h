@@ -46,6 +46,7 @@ struct drive_desc {
     bool cdrom;
     char *serial;
     char *node_name;              /* of the image's top; or NULL */
+    struct dict *driver; /* with file: options of its driver (key-secret); or NULL */
     struct image_options options; /* format is owned here */
     enum image_on_error rerror, werror;
     char *group; /* throttling; NULL: its own */
@@ -100,6 +101,7 @@ struct machine_desc {
     GPtrArray *netdevs;        /* char *, as -netdev takes them */
     GPtrArray *chardevs;       /* char *, as -chardev takes them */
     GPtrArray *objects;        /* GPtrArray of struct opt: qom-type, id, ... */
+    GPtrArray *secrets;        /* struct secret_props */
     GPtrArray *throttles;      /* struct throttle_desc */
     GPtrArray *fw_cfg;         /* struct fw_cfg_desc */
     GPtrArray *smbios;         /* struct smbios_desc */
