@@ -377,3 +377,57 @@ def one_writer(t):
                 # readers are let in by those who say so
                 t.ok(img(t, "info", "-U", path).returncode == 0, "info -U")
         os.unlink(path)
+
+
+def tool(t, *words):
+    done = img(t, *words)
+    t.ok(done.returncode == 0, "posada-img %s: %s" % (words[0], done.stdout))
+
+
+@case("disks: Debian from an encrypted qcow2 image, and a LUKS disk plugged in")
+def encrypted(t):
+    made = disk.make(t, "crypt")
+    image, luks = os.path.join(t.work, "crypt.qcow2"), os.path.join(t.work, "crypt.luks")
+    back = os.path.join(t.work, "crypt-back.img")
+    secret = os.path.join(t.work, "crypt-secret")
+    with open(secret, "w", encoding="ascii") as f:
+        f.write("open sesame")
+    key = ["--object", "secret,id=k,file=" + secret]
+    size = os.path.getsize(made)
+    tool(t, "convert", *key, "-f", "raw", "-O", "qcow2", "-o",
+        "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=100", made, image)  # fmt: skip
+    tool(t, "create", *key, "-q", "-f", "luks", "-o", "key-secret=k,iter-time=100", luks, "64M")
+    drive = "file=%s,if=virtio,format=qcow2" % image
+    args = t.accel + t.cpu + ["-m", "1024", "-nographic", "-nic", "none"]
+    wrong = ["-object", "secret,id=w,data=xyzzy", "-drive", drive + ",encrypt.key-secret=w"]
+    for more, why in (["-drive", drive], "'encrypt.key-secret' is required"), (wrong, "Invalid password"):
+        done = subprocess.run([*default_vmm(), *args, *more], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, check=False, timeout=60)  # fmt: skip
+        t.ok(done.returncode == 1 and why in done.stderr, "%s: %s" % (why, done.stderr))
+        t.ok("xyzzy" not in done.stderr, "the password in a message: " + done.stderr)
+    args += ["-object", "secret,id=k,file=" + secret, "-drive", drive + ",encrypt.key-secret=k"]
+    with Guest(args, tty=True, qmp=True) as guest:
+        guest.login(300)
+        guest.qmp("object-add", **{"qom-type": "secret", "id": "k2", "data": "open sesame"})
+        names = [o["name"] for o in guest.qmp("qom-list", path="/objects")]
+        t.ok("k" in names and "k2" in names, "qom-list: %s" % names)
+        guest.qmp("blockdev-add", **{"driver": "luks", "node-name": "l", "key-secret": "k2",
+                                     "file": {"driver": "file", "filename": luks}})  # fmt: skip
+        guest.qmp("object-del", id="k2")
+        guest.qmp("device_add", driver="virtio-blk-pci", drive="l", id="dl")
+        status, said = guest.shell(
+            "for i in $(seq 30); do [ -b /dev/vdb ] && break; sleep 1; done;"
+            " dd if=/dev/urandom of=big bs=1M count=24 status=none &&"
+            " dd if=big of=/dev/vdb bs=1M oflag=direct status=none && sync &&"
+            " echo 3 >/proc/sys/vm/drop_caches && md5sum <big &&"
+            " dd if=/dev/vdb bs=1M count=24 status=none | md5sum", 300)  # fmt: skip
+        sums = re.findall("[0-9a-f]{32}", said)
+        t.ok(status == 0 and len(sums) == 2 and sums[0] == sums[1], "the disks: " + said)
+        disk.power_off(t, guest, "poweroff")
+    opts = "driver=qcow2,encrypt.key-secret=k,file.filename=" + image
+    tool(t, "check", *key, "--image-opts", opts)
+    tool(t, "convert", *key, "-O", "raw", "--image-opts", opts, back)
+    t.ok(os.path.getsize(back) == size, "the size has changed")
+    disk.fsck(t, back)
+    with open(image, "rb") as f:
+        t.ok(b"debian" not in f.read(64 << 20), "plain text in the encrypted image")

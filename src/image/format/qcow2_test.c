@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/secret.h"
 #include "base/test.h"
 #include "image/journal.h"
 
@@ -20,15 +21,23 @@ static const struct open_how rw = { .write = true, .discard = true };
 static struct node *open_on(struct node *file, const struct open_how *how, GError **error)
 {
     g_autodict d = dict_new();
+    be32 crypt_method = { 0 };
 
+    node_pread(file, offsetof(struct qcow2_header, crypt_method), &crypt_method, 4);
+    if (be32_get(crypt_method))
+        dict_set(d, "encrypt.key-secret", "q");
     return node_open_over(&format_qcow2, d, node_ref(file), how, error);
 }
 
 static struct node *make_on(struct node *file, u64 size, const char *options)
 {
+    static const struct secret_props secret = { .id = (char *)"q",
+                                                .data = (char *)"open sesame" };
     g_autodict o = dict_from_text(options, NULL, NULL);
     g_autoptr(GError) error = NULL;
 
+    if (!secret_exists("q"))
+        secret_add(&secret, NULL);
     if (!format_qcow2.create(file, size, o, &error) || !dict_done(o, "qcow2", &error))
         printf("# %s: %s\n", options, error->message);
     EXPECT(!error);
@@ -56,6 +65,7 @@ static bool sound(struct node *n, bool leaks)
     return ok && !k.corruptions && !k.check_errors && (leaks || !k.leaks);
 }
 
+#define LUKS "encrypt.format=luks,encrypt.key-secret=q,encrypt.iter-time=1"
 static const char *const layouts[] = {
     "cluster_size=64k",
     "cluster_size=512",
@@ -68,6 +78,10 @@ static const char *const layouts[] = {
     "extended_l2=on,cluster_size=64k,compression_type=zstd",
     "cluster_size=8k,compression_type=zstd,lazy_refcounts=on,refcount_bits=32",
     "cluster_size=16k,preallocation=metadata",
+    "cluster_size=4k," LUKS ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc",
+    "cluster_size=16k,extended_l2=on," LUKS,
+    "cluster_size=16k,preallocation=metadata," LUKS,
+    "cluster_size=2k,compat=0.10,encrypt.format=aes,encrypt.key-secret=q",
 };
 
 /* --- one thread, all operations -------------------------------------------------------------
@@ -113,7 +127,9 @@ static void one_step(struct node *n, u8 *model, u64 size, GRand *rand, u8 *buf)
         len = MIN(n->cluster, size - at);
         fill(rand, buf, len);
         v.iov_len = len;
-        EXPECT_EQ(n->drv->write_compressed(n, at, len, &c), 0);
+        EXPECT_EQ(QCOW2(n)->crypt ? node_write(n, at, len, &c)
+                                  : n->drv->write_compressed(n, at, len, &c),
+                  0);
         memcpy(model + at, buf, len);
         break;
     case 3:
@@ -437,6 +453,7 @@ static void cut_write(struct history *h, GRand *rand, bool compressed)
     u64 sector = (u64)g_rand_int_range(rand, 0, (s32)(CUT_SECTORS - n));
     u32 id = h->next_id++, from = journal_length(h->file);
 
+    compressed = compressed && !QCOW2(h->n)->crypt;
     if (compressed) {
         sector = sector * 512 / cluster * cluster / 512;
         n = MIN(cluster / 512, CUT_SECTORS - sector);
