@@ -419,6 +419,29 @@ ROUND = (
 )
 
 
+@case("disks of another size: virtio-blk, NVMe, virtio-scsi; Linux sees it at once", ci=False)
+def resized(t):
+    path = disk.make(t, "debian")
+    files = images(t, "size-a", "size-b", "size-c")
+    args = t.accel + t.cpu + ["-m", "1024", "-nographic", "-nic", "none"]
+    args += ["-drive", "file=%s,if=none,id=boot,format=raw" % path,
+             "-device", "virtio-blk-pci,drive=boot,bootindex=0", "-device", "virtio-scsi-pci,id=s"]  # fmt: skip
+    for i, (f, d) in enumerate(zip(files, ("virtio-blk-pci", "nvme,serial=N", "scsi-hd,bus=s.0"))):
+        args += ["-drive", "if=none,id=d%d,format=raw,file=%s" % (i, f), "-device", d + ",drive=d%d" % i]
+    with Guest(args, tty=True, qmp=True) as guest:
+        guest.login(60)
+        for size in 192 << 20, 64 << 20:
+            for i, name in enumerate(("vdb", "nvme0n1", "sda")):
+                guest.qmp("block_resize", device="d%d" % i, size=size)
+                status, said = guest.shell(
+                    "for i in $(seq 50); do [ $(cat /sys/block/%s/size) = %d ] && break; sleep 0.1; done;"
+                    " cat /sys/block/%s/size; [ $(cat /sys/block/%s/size) = %d ] &&"
+                    " dd if=/dev/%s of=/dev/null bs=1M skip=%d iflag=direct status=none"
+                    % (name, size >> 9, name, name, size >> 9, name, (size >> 20) - 1), 60)  # fmt: skip
+                t.ok(status == 0, "%s, %d sectors: %s" % (name, size >> 9, said))
+        disk.power_off(t, guest, "poweroff")
+
+
 @case("hotplug: virtio-blk, NVMe, a SCSI adapter with disks, a network card; while they work",
       ci=False)  # fmt: skip
 def hotplug(t):

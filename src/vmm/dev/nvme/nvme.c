@@ -13,8 +13,8 @@
  * come.
  *
  * Not modelled: SGLs, metadata, firmware, formats, namespaces beyond 1, a controller memory
- * buffer, asynchronous events (requests for them wait for ever), ABORT (answers that it did
- * not).
+ * buffer, asynchronous events but for a namespace that has another size, ABORT (answers that
+ * it did not).
  */
 #include "vmm/dev/nvme/nvme.h"
 
@@ -84,6 +84,9 @@ enum {
     DNR = 0x4000,
 };
 enum { QUEUES = 65, ENTRIES_MAX = 4096, SQE = 64, CQE = 16, EVENTS = 4, RANGES = 256 };
+/* Of asynchronous events: the one there is, as a bit of configuration and as it is told: a
+ * notice, of a namespace that changed, which is in log page 4. */
+enum { EVENT_NAMESPACE = 0x100, NOTICE_NAMESPACE = 0x040002, LOG_CHANGED = 4 };
 enum { MDTS = 7, PIECE_MAX = 4096 << MDTS, NSID = 1, PRP_LIST_MAX = 512, VERSION = 0x00010300 };
 
 struct sq_regs {
@@ -130,7 +133,9 @@ struct nvme {
         struct sq_regs sq[QUEUES];
         struct cq_regs cq[QUEUES];
         u16 event[EVENTS]; /* command ids of the asynchronous event requests that wait */
-        u8 events, write_cache, zero[6];
+        u8 events, write_cache;
+        u8 changed, told; /* the namespace's size, and the driver has not read the log yet */
+        u32 event_config;
     } r;
     u32 under_way[QUEUES];          /* of each submission queue */
     u32 total;                      /* with the flush of a shutdown */
@@ -180,7 +185,9 @@ static const struct state_field nvme_fields[] = {
     STATE_UINTS(struct nvme_regs, event, 0xffff),
     STATE_UINT(struct nvme_regs, events, EVENTS),
     STATE_UINT(struct nvme_regs, write_cache, 1),
-    STATE_PAD(struct nvme_regs, zero),
+    STATE_UINT(struct nvme_regs, changed, 1),
+    STATE_UINT(struct nvme_regs, told, 1),
+    STATE_UINT(struct nvme_regs, event_config, EVENT_NAMESPACE),
 };
 
 static struct nvme *nvme_of(struct dev *d)
@@ -658,6 +665,7 @@ static void identify_controller(const struct nvme *s, u8 *b)
     b[72] = 6; /* arbitration burst */
     b[77] = MDTS;
     pci_put32(b, 80, VERSION);
+    pci_put32(b, 92, EVENT_NAMESPACE);
     b[258] = 3; /* aborts at a time, less one */
     b[259] = EVENTS - 1;
     b[260] = 0x03; /* one firmware slot, read-only */
@@ -706,10 +714,10 @@ static u16 identify(struct nvme *s, struct nvme_req *q, const struct sqe *e)
 
 static u16 get_log(struct nvme *s, struct nvme_req *q, const struct sqe *e)
 {
-    u8 b[512] = { 0 };
+    u8 b[4096] = { 0 };
     u32 d10 = le32_get(e->cdw[0]), d11 = le32_get(e->cdw[1]);
     u64 n = (((u64)(d11 & 0xffff) << 16 | d10 >> 16) + 1) * 4;
-    u64 off = le32_get(e->cdw[2]) | (u64)le32_get(e->cdw[3]) << 32;
+    u64 off = le32_get(e->cdw[2]) | (u64)le32_get(e->cdw[3]) << 32, len = 512;
 
     switch (d10 & 0xff) {
     case 1: /* errors: none */
@@ -723,12 +731,20 @@ static u16 get_log(struct nvme *s, struct nvme_req *q, const struct sqe *e)
         b[0] = 1;
         text_put(b + 8, "1.0", 8);
         break;
+    case LOG_CHANGED:
+        if (s->r.changed)
+            pci_put32(b, 0, NSID);
+        len = 4096;
+        break;
     default:
         return LOG_PAGE;
     }
-    if (off >= sizeof b || off & 3)
+    if (off >= len || off & 3)
         return INVALID_FIELD;
-    return give(s, q, e, b + off, (u32)MIN(n, sizeof b - off));
+    u16 status = give(s, q, e, b + off, (u32)MIN(n, len - off));
+    if ((d10 & 0xff) == LOG_CHANGED && status == OK && !(d10 & BIT(15))) /* not to be kept */
+        s->r.changed = s->r.told = 0;
+    return status;
 }
 
 static u16 features(struct nvme *s, struct nvme_req *q, const struct sqe *e, bool set)
@@ -751,20 +767,38 @@ static u16 features(struct nvme *s, struct nvme_req *q, const struct sqe *e, boo
     case 0x04: /* temperature threshold */
         q->result = set ? 0 : 0x157;
         return OK;
-    case 0x01: /* arbitration, power, errors, coalescing, vectors, atomicity, events */
+    case 0x0b: /* events */
+        if (set)
+            s->r.event_config = value & EVENT_NAMESPACE;
+        else
+            q->result = s->r.event_config;
+        return OK;
+    case 0x01: /* arbitration, power, errors, coalescing, vectors, atomicity */
     case 0x02:
     case 0x05:
     case 0x08:
     case 0x09:
     case 0x0a:
-    case 0x0b:
         return OK;
     }
     return INVALID_FIELD;
 }
 
+/* Is there something to tell that has not been told? */
+static bool notice(struct nvme *s)
+{
+    if (!s->r.changed || s->r.told || !(s->r.event_config & EVENT_NAMESPACE))
+        return false;
+    s->r.told = true;
+    return true;
+}
+
 static u16 async_event(struct nvme *s, struct nvme_req *q)
 {
+    if (notice(s)) {
+        q->result = NOTICE_NAMESPACE;
+        return OK;
+    }
     if (s->r.events >= EVENTS)
         return EVENT_LIMIT;
     s->r.event[s->r.events++] = q->cid;
@@ -904,6 +938,26 @@ static void doorbell(struct nvme *s, u32 n, u32 val)
     sq_run(s, id);
 }
 
+/* Main thread. */
+static void resized(void *opaque)
+{
+    struct nvme *s = opaque;
+
+    dev_lock(&s->pci.dev);
+    s->blocks = image_size(s->image) >> s->shift;
+    s->r.changed = true;
+    if (running(s) && s->r.events && notice(s)) {
+        const struct sqe e = { .opcode = ADMIN_ASYNC_EVENT, .cid = le16_of(s->r.event[0]) };
+        struct nvme_req *q = req_get(s, 0, &e);
+
+        s->r.events--;
+        memmove(s->r.event, s->r.event + 1, s->r.events * sizeof s->r.event[0]);
+        q->result = NOTICE_NAMESPACE;
+        finish_status(q, OK);
+    }
+    dev_unlock(&s->pci.dev);
+}
+
 /* ---- the controller ------------------------------------------------------------------------
  */
 
@@ -920,7 +974,8 @@ static void disabled(struct nvme *s)
     }
     memset(s->r.sq, 0, sizeof s->r.sq);
     memset(s->r.cq, 0, sizeof s->r.cq);
-    s->r.events = 0;
+    s->r.events = s->r.changed = s->r.told = 0;
+    s->r.event_config = 0;
     s->r.csts = 0;
     s->r.write_cache = s->write_cache && !image_writethrough(s->image);
     pin_update(s);
@@ -1110,6 +1165,7 @@ static bool nvme_init(struct dev *d, GError **error)
     image_reap_by(s->image, s->done_fd);
     if (drive)
         drive_attach(drive, d, d, NULL, s);
+    image_on_resize(s->image, resized, s);
     pci_bar_add(&s->pci, 0, PCI_BAR_MEM64, &nvme_bar);
     pci_msix_add(&s->pci, 4, s->queues + 1);
     vm_listen(d->vm, heard, s);
@@ -1165,6 +1221,7 @@ static void nvme_fini(struct dev *d)
 {
     struct nvme *s = nvme_of(d);
 
+    image_on_resize(s->image, NULL, NULL);
     vm_unlisten(d->vm, s);
     iothread_pause(s->io);
     dev_lock(d);

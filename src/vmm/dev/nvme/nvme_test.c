@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/test.h"
-#include "image/image.h"
+#include "image/graph.h"
 #include "vmm/core/bench.h"
 #include "vmm/dev/pci/pci.h"
 
@@ -17,6 +17,7 @@ enum { CQ_INVALID = 0x100, QUEUE_ID = 0x101, QUEUE_SIZE = 0x102, LBA_RANGE = 0x8
 
 struct rig {
     struct bench b;
+    struct graph *graph;
     struct image *image;
     char path[64];
     u16 tail[3], head[3], phase[3], size[3], cid;
@@ -24,7 +25,7 @@ struct rig {
 
 static void begin(struct rig *r)
 {
-    struct image_options o = { .format = "raw", .discard = true };
+    struct image_options o = { .format = "raw", .discard = true, .node_name = "n" };
     g_autoptr(GError) error = NULL;
     g_autofree u32 *words = g_new(u32, DISK / 4);
 
@@ -36,6 +37,7 @@ static void begin(struct rig *r)
     if (fd < 0 || write(fd, words, DISK) != DISK)
         g_error("%s", r->path);
     close(fd);
+    o.graph = r->graph = graph_new(NULL, NULL, NULL, NULL);
     r->image = image_open(r->path, &o, &error);
     struct dev *host = dev_new(r->b.vm, &pci_host_type, "host");
     if (!r->image || !dev_realize(host, &error) ||
@@ -52,6 +54,7 @@ static void end(struct rig *r)
 {
     bench_free(&r->b);
     image_close(r->image);
+    graph_free(r->graph);
     unlink(r->path);
 }
 
@@ -357,6 +360,51 @@ TEST(disabled_in_the_middle)
         }
         EXPECT_EQ(reg(&r, 0x1c), 0);
     }
+    end(&r);
+}
+
+TEST(another_size_is_an_event)
+{
+    struct rig r;
+    u32 result = 0;
+
+    begin(&r);
+    enable(&r);
+    EXPECT_EQ(run(&r, 0, (struct cmd){ .opcode = 6, .prp1 = BUF, .d10 = 1 }, NULL), 0);
+    EXPECT_EQ(word_at(&r, BUF + 92), 0x100);
+    put(&r, 0, &(struct cmd){ .opcode = 0xc });
+    ring(&r, 0);
+    EXPECT(graph_resize(r.graph, "n", 2 * DISK, NULL));
+    EXPECT_EQ(take(&r, 0, 1000, NULL), -1); /* nobody wants to know */
+    EXPECT_EQ(run(&r, 0, (struct cmd){ .opcode = 9, .d10 = 0xb, .d11 = 0x17f }, NULL), 0);
+    EXPECT_EQ(run(&r, 0, (struct cmd){ .opcode = 0xa, .d10 = 0xb }, &result), 0);
+    EXPECT_EQ(result, 0x100);
+    EXPECT(graph_resize(r.graph, "n", 3 * DISK, NULL));
+    EXPECT_EQ(take(&r, 0, PATIENCE_US, &result), 0);
+    EXPECT_EQ(result, 0x040002);
+    /* once, until the log has been read */
+    put(&r, 0, &(struct cmd){ .opcode = 0xc });
+    ring(&r, 0);
+    EXPECT(graph_resize(r.graph, "n", DISK / 2, NULL));
+    EXPECT_EQ(take(&r, 0, 1000, NULL), -1);
+    EXPECT_EQ(run(&r, 0, (struct cmd){ .opcode = 6, .nsid = 1, .prp1 = BUF }, NULL), 0);
+    EXPECT_EQ(word_at(&r, BUF), DISK / 2 / 512);
+    struct cmd log = { .opcode = 2, .prp1 = BUF, .d10 = 1023 << 16 | 1 << 15 | 4 };
+    EXPECT_EQ(run(&r, 0, log, NULL), 0);
+    EXPECT_EQ(word_at(&r, BUF), 1);
+    log.d10 = 1023 << 16 | 4;
+    EXPECT_EQ(run(&r, 0, log, NULL), 0);
+    EXPECT_EQ(word_at(&r, BUF), 1);
+    EXPECT_EQ(run(&r, 0, log, NULL), 0);
+    EXPECT_EQ(word_at(&r, BUF), 0);
+    EXPECT(graph_resize(r.graph, "n", DISK, NULL));
+    EXPECT_EQ(take(&r, 0, PATIENCE_US, &result), 0);
+    EXPECT_EQ(result, 0x040002);
+    EXPECT_EQ(run(&r, 0, log, NULL), 0);
+    /* it changes while nobody waits: who asks next is told at once */
+    EXPECT(graph_resize(r.graph, "n", 2 * DISK, NULL));
+    EXPECT_EQ(run(&r, 0, (struct cmd){ .opcode = 0xc }, &result), 0);
+    EXPECT_EQ(result, 0x040002);
     end(&r);
 }
 TEST_MAIN()

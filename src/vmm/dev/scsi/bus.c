@@ -628,8 +628,10 @@ void scsi_bus_rest(struct scsi_bus *b)
 
 void scsi_attention(struct scsi_unit *u, u16 asc)
 {
-    u->r.attention_asc = (u8)(asc >> 8);
-    u->r.attention_ascq = (u8)asc;
+    if (u->r.attention_asc != ASC_POWER_ON >> 8) { /* which says more */
+        u->r.attention_asc = (u8)(asc >> 8);
+        u->r.attention_ascq = (u8)asc;
+    }
     if (u->bus->ops->attention)
         u->bus->ops->attention(u->bus, u, (u8)(asc >> 8), (u8)asc);
 }

@@ -103,6 +103,16 @@ static void default_text(char **at, const char *text)
         *at = g_strdup(text);
 }
 
+/* Main thread. */
+static void resized(void *opaque)
+{
+    struct scsi_unit *u = opaque;
+
+    dev_lock(u->bus->host);
+    scsi_attention(u, ASC_CAPACITY_CHANGED);
+    dev_unlock(u->bus->host);
+}
+
 static bool unit_init(struct dev *d, GError **error)
 {
     struct scsi_unit *u = scsi_unit_of(d);
@@ -124,6 +134,8 @@ static bool unit_init(struct dev *d, GError **error)
     default_text(&u->version, "1.0");
     default_text(&u->device_id, *u->serial ? u->serial : u->drive->id);
     drive_attach(u->drive, d, u->bus->host, u->cd ? &cd_drive_ops : NULL, u);
+    if (!u->cd)
+        image_on_resize(u->drive->image, resized, u);
     dev_lock(u->bus->host);
     g_ptr_array_add(u->bus->units, u);
     scsi_reset(u->bus, u);
@@ -152,6 +164,8 @@ static void unit_fini(struct dev *d)
 {
     struct scsi_unit *u = scsi_unit_of(d);
 
+    if (!u->cd)
+        image_on_resize(u->drive->image, NULL, NULL);
     if (u->bus) {
         struct scsi_req *q;
 

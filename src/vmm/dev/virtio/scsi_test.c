@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/test.h"
+#include "image/graph.h"
 #include "vmm/dev/scsi/bytes.h"
 #include "vmm/dev/scsi/scsi.h"
 #include "vmm/dev/virtio/types.h"
@@ -21,6 +22,7 @@ enum { S_OVERRUN = 1, S_BAD_TARGET = 3 };
 
 struct rig {
     struct vtest t;
+    struct graph *graph;
     struct drive *disk, *disc;
     struct dev *hd;
     char path[2][64];
@@ -29,9 +31,13 @@ struct rig {
     u32 residual;
 };
 
-static struct image *file_open(char *path, u32 size, bool read_only)
+static struct image *file_open(struct rig *r, char *path, u32 size, bool read_only)
 {
-    struct image_options o = { .format = "raw", .read_only = read_only, .discard = true };
+    struct image_options o = { .format = "raw",
+                               .read_only = read_only,
+                               .discard = true,
+                               .graph = r->graph,
+                               .node_name = read_only ? "disc" : "disk" };
     g_autofree u32 *words = g_new(u32, size / 4);
     g_autoptr(GError) error = NULL;
 
@@ -65,10 +71,11 @@ static struct dev *unit_new(struct rig *r, const struct dev_type *t, struct driv
 static void begin(struct rig *r)
 {
     *r = (struct rig){ 0 };
+    r->graph = graph_new(NULL, NULL, NULL, NULL);
     vtest_begin(&r->t, &virtio_scsi_pci_type, VT_MODERN);
     vtest_realize(&r->t);
-    r->disk = drive_new(r->t.vm, "disk", file_open(r->path[0], DISK, false), false);
-    r->disc = drive_new(r->t.vm, "disc", file_open(r->path[1], CD, true), true);
+    r->disk = drive_new(r->t.vm, "disk", file_open(r, r->path[0], DISK, false), false);
+    r->disc = drive_new(r->t.vm, "disc", file_open(r, r->path[1], CD, true), true);
     r->hd =
         unit_new(r, &scsi_hd_type, r->disk,
                  (const char *const[]){ "serial", "S-77", "wwn", "0x5000c50015ea71ac", NULL });
@@ -81,6 +88,7 @@ static void end(struct rig *r)
 {
     vm_free_devs(r->t.vm);
     drive_free_all(r->t.vm);
+    graph_free(r->graph);
     vtest_free(&r->t);
     unlink(r->path[0]);
     unlink(r->path[1]);
@@ -370,6 +378,30 @@ TEST(task_management)
     EXPECT_EQ(manage(&r, 5, 9), S_BAD_TARGET);
     EXPECT_EQ(manage(&r, 5, 3), 12);
     EXPECT_EQ(manage(&r, 2, 0), 11);
+    end(&r);
+}
+
+TEST(another_size_is_told)
+{
+    struct vtest_seg seg = { EVENTS, 16, true };
+    struct rig r;
+
+    begin(&r);
+    const u8 *e = vt_at(&r.t, EVENTS), *b = vt_at(&r.t, BUF);
+    vt_add(&r.t, 1, &seg, 1);
+    vt_kick(&r.t, 1);
+    EXPECT(graph_resize(r.graph, "disk", 2 * DISK, NULL));
+    EXPECT_EQ(vt_wait(&r.t, 1, NULL), 16);
+    EXPECT_EQ(e[0], 3); /* a parameter */
+    EXPECT_EQ(e[12], 0x2a);
+    EXPECT_EQ(e[13], 0x09);
+    ready(&r); /* the power was switched on: that says more */
+    EXPECT(graph_resize(r.graph, "disk", 3 * DISK, NULL));
+    EXPECT(command_at(&r, 0, 0, CDB(0), 0, true));
+    EXPECT_EQ(r.key, KEY_UNIT_ATTENTION);
+    EXPECT_EQ(r.asc, 0x2a);
+    EXPECT(command_at(&r, 0, 0, CDB(0x25), 8, true));
+    EXPECT_EQ(get_be32(b), 3 * DISK / 512 - 1);
     end(&r);
 }
 TEST_MAIN()
