@@ -362,35 +362,66 @@ static void code_flush_all(struct soft_vcpu *v)
     soft_exclusive_end(v);
 }
 
-static void jump_cache_put(struct soft_vcpu *v, struct jump_cache_entry *j)
+/* Valid in the current context from now on. */
+static const u8 *jump_cache_use(struct soft_vcpu *v, struct jump_cache_entry *j)
 {
     unsigned i = (v->s.rip >> 12) & (TLB_SIZE - 1);
 
     j->gen = v->jump_gen;
     if (!v->cpl && !(v->tlbs[v->space][TLB_KERNEL].global[i >> 6] >> (i & 63) & 1))
         v->supervisor_local = true;
+    return v->code_base + j->code;
+}
+
+static u64 *jump_from(const struct soft_vcpu *v, const struct jump_cache_entry *j)
+{
+    return &v->jump_from[j - v->jump_cache];
+}
+
+/* Who was there goes to the second place. */
+static void jump_cache_put(struct soft_vcpu *v, const struct block *b)
+{
+    struct jump_cache_entry *j = jump_cache_entry(v, v->s.rip), *second = jump_cache_second(j);
+
+    if (j->va != v->s.rip) {
+        *second = *j;
+        *jump_from(v, second) = *jump_from(v, j);
+    }
+    j->va = v->s.rip;
+    j->code = b->code;
+    *jump_from(v, j) = (u64)(uintptr_t)b->page | b->mode;
+    jump_cache_use(v, j);
 }
 
 const u8 *code_known(struct soft_vcpu *v)
 {
-    u64 va = v->s.rip;
-    struct jump_cache_entry *j = jump_cache_entry(v, va);
+    u64 va = v->s.rip, from;
+    struct jump_cache_entry *j = jump_cache_entry(v, va), *second = jump_cache_second(j);
     const struct tlb_entry *e =
         &v->tlbs[v->space][v->cpl == 3 ? TLB_USER : TLB_KERNEL].e[(va >> 12) & (TLB_SIZE - 1)];
 
-    if (j->va != va || va - e->ex > 4095 ||
-        v->jump_from[j - v->jump_cache] != ((e->ex + e->addend) | v->code_mode))
+    if (j->va == va && j->gen == v->jump_gen)
+        return v->code_base + j->code;
+    if (va - e->ex > 4095)
         return NULL;
-    jump_cache_put(v, j);
-    return v->code_base + j->code;
+    from = (e->ex + e->addend) | v->code_mode;
+    if (j->va == va && *jump_from(v, j) == from)
+        return jump_cache_use(v, j);
+    if (second->va == va && *jump_from(v, second) == from)
+        return jump_cache_use(v, second);
+    return NULL;
 }
 
 void code_forgotten(struct soft_vcpu *v)
 {
     struct jump_cache_entry *j = jump_cache_entry(v, v->s.rip);
 
-    j->gen = 0;
-    v->jump_from[j - v->jump_cache] = 0;
+    for (unsigned k = 0; k < 2; k++, j = jump_cache_second(j)) {
+        if (j->va == v->s.rip) {
+            j->gen = 0;
+            *jump_from(v, j) = 0;
+        }
+    }
 }
 
 /* Without the lock: blocks are freed only while no vCPU is in here. */
@@ -494,14 +525,8 @@ struct block *code_find_mode(struct soft_vcpu *v, u16 extra)
                        (u16)(va & 4095), mode);
     if (!b)
         b = block_make(v, va, mode);
-    if (b && !extra) {
-        struct jump_cache_entry *j = jump_cache_entry(v, va);
-
-        j->va = va;
-        j->code = b->code;
-        v->jump_from[j - v->jump_cache] = (u64)(uintptr_t)b->page | b->mode;
-        jump_cache_put(v, j);
-    }
+    if (b && !extra)
+        jump_cache_put(v, b);
     return b;
 }
 

@@ -114,7 +114,7 @@ struct code_cache {
     struct link *links;
     u32 n_links, cap_links;
     /* thunks: offsets */
-    u32 enter, leave, fill, fill_traded, miss, exit_off, exit_link, fault;
+    u32 enter, leave, fill, fill_traded, fill_stack, fill_stack_traded, miss, exit_off, exit_link, fault;
     bool bmi2;
     FILE *perfmap; /* names for perf(1); NULL: not wanted */
     /* statistics */
@@ -126,14 +126,20 @@ static inline struct jump_cache_entry *jump_cache_entry(const struct soft_vcpu *
     return (void *)((u8 *)v->jump_cache + jump_cache_at(va));
 }
 
+/* The other place where a VA may be found, after this one. */
+static inline struct jump_cache_entry *jump_cache_second(struct jump_cache_entry *j)
+{
+    return (void *)((uintptr_t)j ^ sizeof *j);
+}
+
 /* reserve: bytes at the end for native.c */
 bool code_init(struct soft_vm *, u64 size, u64 reserve, GError **error);
 void code_free(struct soft_vm *);
 /* Finds or translates the block at v->s.rip and enters it in the jump cache; NULL: the
  * instruction has to be interpreted (or fetching it faulted: interp_fetch will raise it). */
 struct block *code_find(struct soft_vcpu *);
-/* The code at v->s.rip if the jump cache had it in another context (most often: in a process
- * before) and the same page is there now; NULL: look with code_find(). */
+/* The code at v->s.rip if the jump cache has it, or had it in another context (most often: in a
+ * process before) and the same page is there now; NULL: look with code_find(). */
 const u8 *code_known(struct soft_vcpu *);
 /* What the jump cache leads to at v->s.rip is gone. */
 void code_forgotten(struct soft_vcpu *);

@@ -347,6 +347,7 @@ static void entry_log(struct soft_vcpu *v, const struct tlb_entry *e, unsigned i
 /* Empties the entries that `keep` (a set, or NULL) does not name. */
 static void tlb_clear(struct soft_vcpu *v, struct tlb *t, const u64 *keep)
 {
+    soft_stack_forget(v);
     u8 log = ram_logging(v->ram);
 
     for (unsigned k = 0; k < ARRAY_LEN(t->used); k++) {
@@ -440,6 +441,7 @@ bool mmu_init(struct soft_vcpu *v)
     }
     v->space = 0;
     v->tlb = v->tlbs[0][TLB_KERNEL].e;
+    soft_stack_forget(v);
     return true;
 }
 
@@ -520,6 +522,7 @@ static u8 *tlb_fill(struct soft_vcpu *v, u64 va, enum mmu_access acc, enum tlb_c
         (entry_has(e->ex, i) && e->ex != tag) || e->addend != addend) {
         entry_log(v, e, i, ram_logging(v->ram));
         entry_clear(t, i);
+        soft_stack_forget(v);
         e->addend = addend;
     }
     if (w.read && !watch_rd)
@@ -823,6 +826,8 @@ void mmu_flush_page(struct soft_vcpu *v, u64 va)
     u8 log = ram_logging(v->ram);
     bool any_large = false;
 
+    soft_stack_forget(v);
+
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         struct soft_space *sp = &v->spaces[s];
         bool large = va >= sp->large_lo[half] && va <= sp->large_hi[half];
@@ -859,6 +864,7 @@ static void space_use(struct soft_vcpu *v, unsigned s)
     v->spaces[s].used = ++v->space_clock;
     class_tables(v);
     v->tlb = v->tlbs[s][soft_class(v)].e;
+    soft_stack_forget(v);
     code_leave_space(v);
     direct_choose(v);
 }
@@ -923,6 +929,7 @@ void mmu_drop_write(struct soft_vcpu *v, u64 page_index)
     }
     if (!host)
         return;
+    soft_stack_forget(v);
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
             struct tlb *t = &v->tlbs[s][c];
@@ -944,6 +951,8 @@ void mmu_drop_write(struct soft_vcpu *v, u64 page_index)
 void mmu_log_sync(struct soft_vcpu *v)
 {
     u8 log = ram_logging(v->ram);
+
+    soft_stack_forget(v);
 
     for (unsigned s = 0; s < SOFT_SPACES; s++) {
         for (unsigned c = 0; c < TLB_CLASSES; c++) {
@@ -1012,6 +1021,12 @@ void soft_update_class(struct soft_vcpu *v)
 {
     v->x.align = v->cpl == 3 && (v->s.rflags & FL_AC) && (v->s.cr0 & CR0_AM);
     v->tlb = v->tlbs[v->space][soft_class(v)].e;
+    if (v->stack_kernel != (v->cpl != 3)) {
+        v->stack_kept[v->stack_kernel] = (struct soft_stack){ v->stack_tag, v->stack_addend };
+        v->stack_kernel = v->cpl != 3;
+        v->stack_tag = v->stack_kept[v->stack_kernel].tag;
+        v->stack_addend = v->stack_kept[v->stack_kernel].addend;
+    }
     code_context_changed(v);
 }
 

@@ -295,14 +295,9 @@ static bool wants_direct(const struct soft_vcpu *v)
 
 static const u8 *find_code(struct soft_vcpu *v)
 {
-    u64 va = v->s.rip;
-    const struct jump_cache_entry *j = jump_cache_entry(v, va);
-
-    if (j->va == va && j->gen == v->jump_gen)
-        return v->code_base + j->code;
     const u8 *code = code_known(v);
 
-    if (code)
+    if (likely(code))
         return code;
     struct block *b = code_find(v);
 

@@ -109,6 +109,9 @@ struct interp_state {
     struct interp_crossing crossing[INTERP_CROSSINGS]; /* by page */
 };
 
+/* No address is near it, and no host address is where it leads to. */
+#define SOFT_NO_STACK BIT(63)
+
 struct soft_vcpu {
     /* What translated code reaches through GS, hot fields first. */
     struct tlb_entry *tlb;                    /* of the current space and class */
@@ -127,10 +130,17 @@ struct soft_vcpu {
     u64 exit_arg;
     u64 scratch[16];
     u64 group[8];   /* addends of shared checks */
+    u64 stack_tag;  /* the page of the last access through RSP that the TLB lets read and write;
+                       SOFT_NO_STACK: none. In 64-bit mode; soft_stack_forget() */
+    u64 stack_addend;
     u64 tsc_offset; /* guest TSC = host TSC + offset */
     struct x86_state s;
 
     /* ---- C only ---- */
+    struct soft_stack {
+        u64 tag, addend;
+    } stack_kept[2];   /* stack_tag and stack_addend of user code and of the kernel: */
+    bool stack_kernel; /* whose are at hand now */
     u64 *jump_from; /* for each entry of jump_cache: its host page, and its mode in the low bits
                      */
     struct vcpu *vcpu;
@@ -201,6 +211,13 @@ static inline enum tlb_class soft_class(const struct soft_vcpu *v)
     if (v->cpl == 3)
         return TLB_USER;
     return (v->s.cr4 & CR4_SMAP) && (v->s.rflags & FL_AC) ? TLB_KERNEL_AC : TLB_KERNEL;
+}
+
+/* To be called when a TLB entry goes or changes, and with another address space. */
+static inline void soft_stack_forget(struct soft_vcpu *v)
+{
+    v->stack_tag = v->stack_kept[0].tag = v->stack_kept[1].tag = SOFT_NO_STACK;
+    v->stack_addend = v->stack_kept[0].addend = v->stack_kept[1].addend = 0;
 }
 
 /*

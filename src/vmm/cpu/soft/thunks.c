@@ -6,9 +6,11 @@
  * leave:     guest registers to v->s.gpr, back to enter's caller.
  * exit_off:  R11 = exit code, R10 = offset of the next guest instruction from page_va.
  * exit_link: R11 = link, R10 as above.
- * miss:      R9 = target VA that the jump cache does not have.
+ * miss:      R9 = target VA that is not at R10, its first place in the jump cache.
  * fill:      R9 = VA, R10 = size | write << 16, R11 = where to go on with R10 = addend.
  * fill_traded: the same, but R11 only names the access; it goes on at scratch[6].
+ * fill_stack, fill_stack_traded: the same for an access through RSP; its page is then at hand in
+ *            v->stack_tag, if it may be.
  * fault:     entered by the signal handler, which has set exit_arg to the faulting host PC.
  */
 #include "vmm/cpu/soft/code.h"
@@ -29,11 +31,58 @@ static void emit_exit_code(struct emit *e, u32 code)
     e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, OFF(exit_code)), e32(e, code);
 }
 
+/* Under AC the TLB may let the kernel into user pages, which is over with the next CLAC: then
+ * the page is not kept. */
+static void emit_fill_stack(struct emit *e, struct code_cache *cc)
+{
+    u8 *slow[3], *not_kept;
+
+    cc->fill_stack = (u32)(e->p - cc->rw);
+    e_store(e, OFF(scratch[6]), R11);
+    cc->fill_stack_traded = (u32)(e->p - cc->rw);
+    e_store(e, OFF(scratch[5]), R11);
+    e_store(e, OFF(scratch[11]), R10);
+    e_store(e, OFF(scratch[12]), RAX);
+    e_mov(e, R11, R9);
+    e_shift(e, 5, R11, 12 - TLB_ENTRY_BITS, true);
+    e_alu_imm(e, 4, R11, (TLB_SIZE - 1) * sizeof(struct tlb_entry), false);
+    e_gs(e, 0x03, R11, OFF(tlb), true);
+    e_mov(e, RAX, R9);
+    e_op_mem(e, 0x2b, RAX, R11, 0xff, 1, offsetof(struct tlb_entry, rd), true);
+    e_alu_imm(e, 7, RAX, 4095, true);
+    slow[0] = e_jcc(e, 7, e->p + e->delta);
+    e_bytes(e, (const u8[]){ 0x45, 0x0f, 0xb7, 0xd2 }, 4); /* movzx r10d, r10w */
+    e_rr(e, 0x01, RAX, R10, true);
+    e_alu_imm(e, 7, RAX, 4096, true);
+    slow[1] = e_jcc(e, 7, e->p + e->delta);
+    e_op_mem(e, 0x8b, RAX, R11, 0xff, 1, offsetof(struct tlb_entry, rd), true);
+    e_op_mem(e, 0x3b, RAX, R11, 0xff, 1, offsetof(struct tlb_entry, wr), true);
+    slow[2] = e_jcc(e, 5, e->p + e->delta);
+    e_op_mem(e, 0x8b, R10, R11, 0xff, 1, offsetof(struct tlb_entry, addend), true);
+    e_bytes(e, (const u8[]){ 0x65, 0xf6, 0x04, 0x25 }, 4); /* test byte gs:[], imm */
+    e32(e, OFF(s.rflags) + 2), e8(e, FL_AC >> 16);
+    not_kept = e_jcc(e, 5, e->p + e->delta);
+    e_store(e, OFF(stack_tag), RAX);
+    e_store(e, OFF(stack_addend), R10);
+    e_here(e, not_kept);
+    e_load(e, RAX, OFF(scratch[12]));
+    e_load(e, R11, OFF(scratch[5]));
+    e_bytes(e, (const u8[]){ 0x65, 0xff, 0x24, 0x25 }, 4); /* jmp gs:[scratch[6]] */
+    e32(e, OFF(scratch[6]));
+    for (unsigned k = 0; k < ARRAY_LEN(slow); k++)
+        e_here(e, slow[k]);
+    e_load(e, RAX, OFF(scratch[12]));
+    e_load(e, R10, OFF(scratch[11]));
+    e_load(e, R11, OFF(scratch[5]));
+    e_jmp(e, cc->rx + cc->fill_traded);
+}
+
 void code_make_thunks(struct soft_vm *sv)
 {
     struct code_cache *cc = sv->code;
     struct emit e = { .p = cc->rw + 64, .end = cc->rw + 8192, .delta = cc->rx - cc->rw };
     const u8 *leave;
+    u8 *other[2];
 
     cc->enter = (u32)(e.p - cc->rw);
     for (unsigned k = 0; k < ARRAY_LEN(c_saved); k++) {
@@ -73,6 +122,19 @@ void code_make_thunks(struct soft_vm *sv)
     e_jmp(&e, leave);
 
     cc->miss = (u32)(e.p - cc->rw);
+    e_alu_imm(&e, 6, R10, sizeof(struct jump_cache_entry), true); /* xor: jump_cache_second() */
+    e_op_mem(&e, 0x3b, R9, R10, 0xff, 1, offsetof(struct jump_cache_entry, va), true);
+    other[0] = e_jcc(&e, 5, e.p + e.delta);
+    e_op_mem(&e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
+    e_gs(&e, 0x3b, R11, OFF(jump_gen), false);
+    other[1] = e_jcc(&e, 5, e.p + e.delta);
+    e_op_mem(&e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
+    e_gs(&e, 0x03, R11, OFF(code_base), true);
+    e_alu_imm(&e, 4, R9, (u32)-4096, true);
+    e_store(&e, OFF(page_va), R9);
+    e_bytes(&e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
+    e_here(&e, other[0]);
+    e_here(&e, other[1]);
     e_store(&e, OFF(s.rip), R9);
     emit_exit_code(&e, CODE_EXIT_LOOKUP);
     e_jmp(&e, leave);
@@ -112,6 +174,7 @@ void code_make_thunks(struct soft_vm *sv)
     emit_exit_code(&e, CODE_EXIT_SLOW);
     e_jmp(&e, leave);
 
+    emit_fill_stack(&e, cc);
     g_assert(!e.full);
     cc->start = cc->pos = ROUND_UP((u32)(e.p - cc->rw), 64u);
 }

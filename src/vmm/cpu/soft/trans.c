@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* For a block that trades registers: the way to the fill thunk and back. */
-static u8 *emit_fill_traded(struct trans *t)
+/* For a block that trades registers: the way to a fill thunk and back. */
+static u8 *emit_fill_traded(struct trans *t, u32 thunk)
 {
     struct emit *e = &t->e;
     u8 *entry = e->p;
@@ -21,7 +21,7 @@ static u8 *emit_fill_traded(struct trans *t)
     e_load(e, C1, OFF(scratch[8]));
     e_load(e, C2, OFF(scratch[9]));
     e_load(e, C3, OFF(scratch[10]));
-    e_jmp(e, t->cc->rx + t->cc->fill_traded);
+    e_jmp(e, t->cc->rx + thunk);
     e_here(e, lea);
     e_store(e, OFF(scratch[8]), C1);
     e_store(e, OFF(scratch[9]), C2);
@@ -53,11 +53,22 @@ static void emit_stubs(struct trans *t)
     if (!t->n_slow)
         return;
 
-    const u8 *fill = traded ? emit_fill_traded(t) + e->delta : t->cc->rx + t->cc->fill;
+    const u8 *fill[2] = { t->cc->rx + t->cc->fill, t->cc->rx + t->cc->fill_stack };
+    bool have[2] = { !traded, !traded };
 
     for (u32 k = 0; k < t->n_slow; k++) {
         struct slow *s = &t->slow[k];
+
+        if (!have[s->stack]) {
+            have[s->stack] = true;
+            fill[s->stack] = e->delta + emit_fill_traded(t, s->stack ? t->cc->fill_stack_traded
+                                                                     : t->cc->fill_traded);
+        }
         e_here(e, s->jcc);
+        if (s->stack) {
+            e_mov(e, S1, S3);
+            e_gs(e, 0x03, S1, OFF(stack_tag), true);
+        }
         /* R9 = address, R10 = how, R11 = back; when traded S1, S3, S2 */
         e_mov_imm32(e, traded ? S3 : C2, s->size | (s->write ? 0x10000 : 0));
         u8 *at = e_lea_rip(e, traded ? S2 : C3);
@@ -65,7 +76,7 @@ static void emit_stubs(struct trans *t)
         if (!e->full)
             for (int b = 0; b < 4; b++)
                 at[b] = (u8)(rel >> (8 * b));
-        e_jmp(e, fill);
+        e_jmp(e, fill[s->stack]);
     }
 }
 

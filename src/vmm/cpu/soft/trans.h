@@ -16,6 +16,10 @@
  *
  *   S1 = address; S2 = &tlb[index]; S3 = S1 - tag; if S3 > 4096 - size: slow; S2 = addend
  *
+ * Through RSP, in 64-bit mode, there is one page that needs no look into the TLB:
+ *
+ *   S3 = address - v->stack_tag; if S3 > 4096 - size: slow; S2 = v->stack_addend
+ *
  * The slow path fills the TLB and comes back, or leaves the block for the interpreter to do
  * this one instruction: MMIO, page-crossing accesses, faults, writes to code.  So only the
  * interpreter raises exceptions, and every instruction either happens whole or not at all.
@@ -75,6 +79,7 @@ struct slow { /* out-of-line part of a check */
     u8 *back; /* writable address to come back to */
     u32 size;
     bool write;
+    bool stack; /* S3 is the address from v->stack_tag */
 };
 struct exit_stub { /* out-of-line part of a conditional exit */
     u8 *jcc;

@@ -122,7 +122,24 @@ static void emit_check(struct trans *t, u32 size, bool write)
     u8 *jcc = e_jcc(e, 7 /* ja */, e->p + e->delta);
     e_op_mem(e, 0x8b, S2, S2, 0xff, 1, offsetof(struct tlb_entry, addend), true);
     if (t->n_slow < ARRAY_LEN(t->slow))
-        t->slow[t->n_slow++] = (struct slow){ jcc, e->p, size, write };
+        t->slow[t->n_slow++] = (struct slow){ jcc, e->p, size, write, false };
+    else
+        e->full = true;
+}
+
+/* RSP + disp -> S2 = addend, in 64-bit mode. Destroys flags, S1, S3. */
+static void emit_stack_check(struct trans *t, s32 disp, u32 size, bool write)
+{
+    struct emit *e = &t->e;
+
+    t->held = -1;
+    e_lea(e, S3, RSP, disp, true);
+    e_gs(e, 0x2b, S3, OFF(stack_tag), true);
+    e_alu_imm(e, 7, S3, 4096 - size, true);
+    u8 *jcc = e_jcc(e, 7 /* ja */, e->p + e->delta);
+    e_load(e, S2, OFF(stack_addend));
+    if (t->n_slow < ARRAY_LEN(t->slow))
+        t->slow[t->n_slow++] = (struct slow){ jcc, e->p, size, write, true };
     else
         e->full = true;
 }
@@ -299,11 +316,15 @@ static struct place emit_grouped(struct trans *t, u32 k, u8 base, s32 disp)
 
     if (g->first == k) {
         flags_clobber(t, t->live[k]);
-        if (mem)
-            e_load(e, S1, OFF_GPR(base));
-        e_lea(e, S1, mem ? S1 : base, g->lo - g->shift, t->is64);
         t->sites[k].shared = true;
-        emit_check(t, (u32)(g->hi - g->lo), g->write);
+        if (base == RSP && t->is64) {
+            emit_stack_check(t, g->lo - g->shift, (u32)(g->hi - g->lo), g->write);
+        } else {
+            if (mem)
+                e_load(e, S1, OFF_GPR(base));
+            e_lea(e, S1, mem ? S1 : base, g->lo - g->shift, t->is64);
+            emit_check(t, (u32)(g->hi - g->lo), g->write);
+        }
         e_store(e, slot, S2);
     } else if (t->held != g->slot) {
         e_load(e, S2, slot);
@@ -327,6 +348,11 @@ static struct place emit_place(struct trans *t, u32 k)
     if (t->group_of[k] >= 0)
         return emit_grouped(t, k, i->base, (s32)i->disp);
     flags_clobber(t, t->live[k]);
+    if (i->base == RSP && i->index == GPR_NONE && t->is64 && i->adsize == 8 && i->seg != FS &&
+        i->seg != GS && i->disp >= INT32_MIN && i->disp <= INT32_MAX) {
+        emit_stack_check(t, (s32)i->disp, i->mem_size, i->mem_access & OP_WRITE);
+        return (struct place){ RSP, S2, (s32)i->disp };
+    }
     emit_address(t, i, t->off[k]);
     emit_check(t, i->mem_size, i->mem_access & OP_WRITE);
     return (struct place){ S1, S2, 0 };
@@ -338,6 +364,10 @@ static struct place emit_stack(struct trans *t, u32 k, u8 base, s32 disp, bool w
     if (t->group_of[k] >= 0)
         return emit_grouped(t, k, base, disp);
     flags_clobber(t, t->live[k]);
+    if (base == RSP && t->is64) {
+        emit_stack_check(t, disp, 8, write);
+        return (struct place){ RSP, S2, disp };
+    }
     e_lea(&t->e, S1, base, disp, t->is64);
     emit_check(t, t->is64 ? 8 : 4, write);
     return (struct place){ S1, S2, 0 };
