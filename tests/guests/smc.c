@@ -161,6 +161,76 @@ static void aliases(void)
     check_eq("first one remapped", call(VA + 4096 - 3), 0x55667788);
 }
 
+static void put_jump(u8 *at, u8 opcode, u32 to)
+{
+    at[0] = opcode;
+    memcpy(at + 1, &to, 4);
+}
+
+static u32 call_often(const void *at)
+{
+    u32 r = call(at);
+
+    for (int k = 0; k < 20; k++)
+        if (call(at) != r)
+            return 0xbad;
+    return r;
+}
+
+/* A jump to another page, whose target goes elsewhere in every way there is. */
+static void to_another_page(void)
+{
+    u8 *there = page + 4096;
+
+    put_jump(page + 16, 0xe9, 4096 + 32 - 21);    /* to 32 of the next page */
+    put_jump(page + 4096 + 256, 0xe9, -4096 - 5); /* to 256 of the page before */
+    put_code(page + 256, 50);
+    put_code(there + 32, 10);
+    put_code(page + 2 * 4096 + 32, 20);
+    put_code(page + 3 * 4096 + 32, 30);
+    map(0, page);
+    map(1, there);
+    check_eq("jump to the next page", call_often(VA + 16), 10);
+    check_eq("jump to the page before", call_often(VA + 4096 + 256), 50);
+    *(volatile u32 *)(there + 33) = 11;
+    check_eq("its target rewritten", call_often(VA + 16), 11);
+    map(1, page + 2 * 4096);
+    check_eq("its target remapped", call_often(VA + 16), 20);
+    *(volatile u32 *)(there + 33) = 12;
+    check_eq("the old target rewritten", call_often(VA + 16), 20);
+    map(1, there);
+    check_eq("its target mapped again", call_often(VA + 16), 12);
+    /* The jump's own page at two addresses: the same bytes, two targets. */
+    map(2, page);
+    map(3, page + 3 * 4096);
+    check_eq("the jump at another address", call_often(VA + 2 * 4096 + 16), 30);
+    bool ok = true;
+    for (u32 k = 0; k < 200; k++)
+        ok &= call(VA + 16) == 12 && call(VA + 2 * 4096 + 16) == 30;
+    check("both by turns", ok);
+    for (u32 k = 0; k < 100; k++) {
+        map(1, page + 4096 * (1 + k % 3));
+        ok &= call(VA + 16) == (const u32[]){ 12, 20, 30 }[k % 3];
+    }
+    check("remapped by turns", ok);
+    /* A target that is not there. */
+    map(1, there);
+    call_often(VA + 16);
+    tables[2][1] = 0;
+    invlpg(VA + 4096);
+    TRY_CALL(VA + 16);
+    check_eq("an absent target: vector", exc.vector, 14);
+    check_eq("an absent target: address", exc_cr2, (u64)VA + 4096 + 32);
+    map(1, there);
+    check_eq("and there again", call_often(VA + 16), 12);
+    /* A call, whose return address is in the first page. */
+    put_jump(page + 768, 0xe8, 4096 + 32 - 773);
+    memcpy(page + 773, "\x83\xc0\x01\xc3", 4); /* add eax, 1; ret */
+    check_eq("call to the next page", call_often(VA + 768), 13);
+    put_code(there + 32, 100);
+    check_eq("its target rewritten again", call_often(VA + 768), 101);
+}
+
 static void data_beside(void)
 {
     volatile u32 *n = (volatile u32 *)(page + 512);
@@ -197,5 +267,6 @@ void main(void)
     next_instruction();
     across_pages();
     aliases();
+    to_another_page();
     data_beside();
 }

@@ -209,8 +209,16 @@ __attribute__((no_sanitize("alignment"))) static void put32(struct code_cache *c
     *(volatile u32 *)(void *)(cc->rw + at) = to - (at + 4);
 }
 
+static void link_slot(struct code_cache *cc, const struct link *l, const u8 *page)
+{
+    if (l->slot)
+        __atomic_store_n((u64 *)(void *)(cc->rw + l->slot), (u64)(uintptr_t)page,
+                         __ATOMIC_RELEASE);
+}
+
 static void link_cut(struct code_cache *cc, struct link *l)
 {
+    link_slot(cc, l, NULL);
     put32(cc, l->at, l->stub);
     l->to = NULL;
 }
@@ -542,12 +550,15 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
     pthread_mutex_lock(&cc->lock);
     if (n < cc->n_links && !to->dead) {
         struct link *l = &cc->links[n];
-        if (!l->to && !l->from->dead && l->from->page == to->page && l->target == to->off &&
-            (l->from->mode & ~CODE_NOSHARE) == to->mode) {
+        bool there = l->slot ? (l->target & 4095) == to->off
+                             : l->from->page == to->page && l->target == to->off;
+
+        if (!l->to && !l->from->dead && there && (l->from->mode & ~CODE_NOSHARE) == to->mode) {
             l->to = to;
             l->next = to->incoming;
             to->incoming = n + 1;
             put32(cc, l->at, to->code);
+            link_slot(cc, l, to->page); /* from now on it is taken */
             cc->n_links_made++;
         }
     }

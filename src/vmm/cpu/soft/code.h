@@ -80,11 +80,12 @@ struct block {
     struct site *sites;
 };
 
-struct link {   /* a direct jump that leaves a block for another of the same page */
+struct link {   /* a direct jump that leaves a block for another */
     u32 next;   /* of the target's incoming list: index + 1 */
     u32 at;     /* offset of the rel32 */
     u32 stub;   /* where it points while unlinked */
-    s32 target; /* offset in the page */
+    u32 slot;   /* to another page: offset of that page's host address, 0 while unlinked */
+    s32 target; /* offset from the page's start */
     struct block *from, *to;
 };
 
@@ -114,7 +115,8 @@ struct code_cache {
     struct link *links;
     u32 n_links, cap_links;
     /* thunks: offsets */
-    u32 enter, leave, fill, fill_traded, fill_stack, fill_stack_traded, miss, exit_off, exit_link, fault;
+    u32 enter, leave, fill, fill_traded, fill_stack, fill_stack_traded, miss, exit_off,
+        exit_link, fault;
     bool bmi2;
     FILE *perfmap; /* names for perf(1); NULL: not wanted */
     /* statistics */

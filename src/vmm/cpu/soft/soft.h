@@ -129,9 +129,9 @@ struct soft_vcpu {
     const u8 *code_base; /* executable view of the code cache */
     u64 exit_arg;
     u64 scratch[16];
-    u64 group[8];   /* addends of shared checks */
-    u64 stack_tag;  /* the page of the last access through RSP that the TLB lets read and write;
-                       SOFT_NO_STACK: none. In 64-bit mode; soft_stack_forget() */
+    u64 group[8];  /* addends of shared checks */
+    u64 stack_tag; /* the page of the last access through RSP that the TLB lets read and write;
+                      SOFT_NO_STACK: none. In 64-bit mode; soft_stack_forget() */
     u64 stack_addend;
     u64 tsc_offset; /* guest TSC = host TSC + offset */
     struct x86_state s;

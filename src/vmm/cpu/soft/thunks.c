@@ -9,9 +9,9 @@
  * miss:      R9 = target VA that is not at R10, its first place in the jump cache.
  * fill:      R9 = VA, R10 = size | write << 16, R11 = where to go on with R10 = addend.
  * fill_traded: the same, but R11 only names the access; it goes on at scratch[6].
- * fill_stack, fill_stack_traded: the same for an access through RSP; its page is then at hand in
- *            v->stack_tag, if it may be.
- * fault:     entered by the signal handler, which has set exit_arg to the faulting host PC.
+ * fill_stack, fill_stack_traded: the same for an access through RSP; its page is then at hand
+ * in v->stack_tag, if it may be. fault:     entered by the signal handler, which has set
+ * exit_arg to the faulting host PC.
  */
 #include "vmm/cpu/soft/code.h"
 #include "vmm/cpu/soft/emit.h"

@@ -50,6 +50,7 @@ static void emit_stubs(struct trans *t)
         trans_emit_trade_back(t, 0xff);
         trans_emit_exit(t, CODE_EXIT_INTERP, t->off[t->interps[k].k]);
     }
+    trans_emit_far_stubs(t);
     if (!t->n_slow)
         return;
 
@@ -208,6 +209,7 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
         trans_emit_trade_back(t, 0xff);
         e_jmp(&t->e, cc->rx + cc->fault);
     }
+    trans_emit_far_slots(t);
     if (t->e.full) {
         *ret_full = true;
         return NULL;
@@ -233,6 +235,7 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
         }
         cc->links[cc->n_links++] = (struct link){ .at = t->links[k].at,
                                                   .stub = t->links[k].stub,
+                                                  .slot = t->links[k].slot,
                                                   .target = t->links[k].target,
                                                   .from = b };
     }

@@ -81,6 +81,13 @@ struct slow { /* out-of-line part of a check */
     bool write;
     bool stack; /* S3 is the address from v->stack_tag */
 };
+struct far_jump { /* to another page */
+    u8 *jcc[2];   /* not the page that it was linked for */
+    u8 *jmp;
+    u8 *ref[2]; /* displacements that lead to its slot */
+    u32 link;
+    s32 target;
+};
 struct exit_stub { /* out-of-line part of a conditional exit */
     u8 *jcc;
     s32 target;
@@ -134,7 +141,7 @@ struct trans {
     u16 fetch, spill; /* on entry: of R9-R11 those to be loaded, of S1-S3 those to be stored */
     bool loops;       /* jumps to its own `body` */
     u8 *entry, *body; /* body: after the registers were traded */
-    u32 n, n_slow, n_exits, n_groups, n_interps, n_links;
+    u32 n, n_slow, n_exits, n_groups, n_interps, n_links, n_fars;
     bool in_host, in_cc; /* where the flags are */
     s8 held;             /* the group whose addend S2 has, -1: none */
     /* From here on nothing is cleared for a new block. */
@@ -150,9 +157,10 @@ struct trans {
     struct group groups[CODE_BLOCK_MAX_INSNS];
     struct interp_stub interps[CODE_BLOCK_MAX_INSNS * 4];
     struct {
-        u32 at, stub;
+        u32 at, stub, slot;
         s32 target;
     } links[CODE_BLOCK_MAX_INSNS + 2];
+    struct far_jump fars[CODE_BLOCK_MAX_INSNS + 2];
     struct trans_decoded *decoded; /* [TRANS_DECODED] */
 };
 
@@ -201,6 +209,9 @@ void trans_emit_next_guard(struct trans *);
 void trans_emit_insn(struct trans *, u32 k);
 /* Leaves for a place known relative to the page; flags are in v->cc or dead. */
 void trans_emit_direct(struct trans *, s32 target);
+/* Out of line, after all that may leave; and at the end of the block. */
+void trans_emit_far_stubs(struct trans *);
+void trans_emit_far_slots(struct trans *);
 /* Registers as they are in the block, from what they are between blocks, and the way back,
  * where `target` (0xff: none) ends up in C1. */
 void trans_emit_trade(struct trans *);

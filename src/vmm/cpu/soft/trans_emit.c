@@ -95,6 +95,22 @@ static void emit_address(struct trans *t, const struct insn *i, u16 off)
     }
 }
 
+/* to = the TLB entry of the address in `va`. Destroys flags. */
+static void emit_tlb_entry(struct trans *t, u8 to, u8 va)
+{
+    struct emit *e = &t->e;
+
+    if (t->cc->bmi2) { /* rorx to, va, 7 */
+        e8(e, 0xc4), e8(e, (to >= 8 ? 0 : 0x80) | 0x40 | (va >= 8 ? 0 : 0x20) | 3), e8(e, 0xfb);
+        e8(e, 0xf0), e8(e, 0xc0 | (to & 7) << 3 | (va & 7)), e8(e, 12 - TLB_ENTRY_BITS);
+    } else {
+        e_mov(e, to, va);
+        e_shift(e, 5, to, 12 - TLB_ENTRY_BITS, true);
+    }
+    e_alu_imm(e, 4, to, (TLB_SIZE - 1) * sizeof(struct tlb_entry), false);
+    e_gs(e, 0x03, to, OFF(tlb), true);
+}
+
 /* S1 = guest address -> S2 = addend. Destroys flags, S3. */
 static void emit_check(struct trans *t, u32 size, bool write)
 {
@@ -106,16 +122,7 @@ static void emit_check(struct trans *t, u32 size, bool write)
         e_rr(e, 0x31, S2, S2, false);
         return;
     }
-    if (t->cc->bmi2) {
-        /* rorx S2, S1, 7 */
-        e8(e, 0xc4), e8(e, (S2 >= 8 ? 0 : 0x80) | 0x40 | (S1 >= 8 ? 0 : 0x20) | 3), e8(e, 0xfb);
-        e8(e, 0xf0), e8(e, 0xc0 | (S2 & 7) << 3 | (S1 & 7)), e8(e, 7);
-    } else {
-        e_mov(e, S2, S1);
-        e_shift(e, 5, S2, 7, true);
-    }
-    e_alu_imm(e, 4, S2, (TLB_SIZE - 1) * sizeof(struct tlb_entry), false);
-    e_gs(e, 0x03, S2, OFF(tlb), true);
+    emit_tlb_entry(t, S2, S1);
     e_mov(e, S3, S1);
     e_op_mem(e, 0x2b, S3, S2, 0xff, 1, write ? offsetof(struct tlb_entry, wr) : 0, true);
     e_alu_imm(e, 7, S3, 4096 - size, true);
@@ -483,15 +490,12 @@ void trans_emit_trade_back(struct trans *t, u8 target)
             e_load(&t->e, r, OFF_GPR(r));
 }
 
-/* Leaves for the target at S1, a VA; flags are in v->cc or dead. */
-static void emit_indirect(struct trans *t)
+/* Leaves for the target at C1, a VA; registers are as between blocks. */
+static void emit_lookup(struct trans *t)
 {
     struct emit *e = &t->e;
     const u8 *miss = t->cc->rx + t->cc->miss;
 
-    trans_emit_trade_back(t, S1);
-    if (!t->is64)
-        e_rr(e, 0x89, C1, C1, false); /* EIP is 32 bits */
     /* jump_cache_at() */
     e_mov(e, C2, C1);
 
@@ -513,14 +517,124 @@ static void emit_indirect(struct trans *t)
     e_bytes(e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
 }
 
+/* Leaves for the target at S1, a VA; flags are in v->cc or dead. */
+static void emit_indirect(struct trans *t)
+{
+    trans_emit_trade_back(t, S1);
+    if (!t->is64)
+        e_rr(&t->e, 0x89, C1, C1, false); /* EIP is 32 bits */
+    emit_lookup(t);
+}
+
+/* The displacement of an operand that is the slot, known later. */
+static void slot_ref(struct trans *t, struct far_jump *f, unsigned n)
+{
+    f->ref[n] = t->e.p;
+    e32(&t->e, 0);
+}
+
+/*
+ * Leaves for another page, at a known distance: straight to the block there, if the TLB says
+ * that it is the page (the slot tells its host address) which that block was made from.
+ */
+static void emit_far(struct trans *t, s32 target)
+{
+    struct emit *e = &t->e;
+    struct far_jump *f = &t->fars[t->n_fars];
+
+    trans_emit_trade_back(t, 0xff);
+    if (t->n_fars == ARRAY_LEN(t->fars)) {
+        e->full = true;
+        return;
+    }
+    t->n_fars++;
+    f->target = target;
+    e_load(e, C1, OFF(page_va));
+    e_lea(e, C1, C1, (target >> 12) * 4096, t->is64);
+    emit_tlb_entry(t, C2, C1);
+    e_op_mem(e, 0x3b, C1, C2, 0xff, 1, offsetof(struct tlb_entry, ex), true);
+    f->jcc[0] = e_jcc(e, 5, e->p + e->delta);
+    e_bytes(e, (const u8[]){ 0x4c, 0x8b, 0x1d }, 3); /* mov r11, [rip + slot] */
+    slot_ref(t, f, 0);
+    e_rr(e, 0x29, C3, C1, true);
+    e_op_mem(e, 0x3b, C3, C2, 0xff, 1, offsetof(struct tlb_entry, addend), true);
+    f->jcc[1] = e_jcc(e, 5, e->p + e->delta);
+    e_store(e, OFF(page_va), C1);
+    f->jmp = e_jmp(e, e->p + e->delta);
+}
+
+static void add_link(struct trans *t, const u8 *at, s32 target)
+{
+    if (t->n_links == ARRAY_LEN(t->links)) {
+        t->e.full = true;
+        return;
+    }
+    t->links[t->n_links].at = (u32)(at - t->cc->rw);
+    t->links[t->n_links].stub = (u32)(t->e.p - t->cc->rw);
+    t->links[t->n_links].target = target;
+    t->links[t->n_links++].slot = 0;
+}
+
+static void emit_link_exit(struct trans *t, u32 link, s32 target)
+{
+    struct emit *e = &t->e;
+
+    e_mov_imm32(e, C3, t->cc->n_links + link);
+    e_bytes(e, (const u8[]){ 0x49, 0xc7, 0xc2 }, 3), e32(e, (u32)target); /* mov r10, simm32 */
+    e_jmp(e, t->cc->rx + t->cc->exit_link);
+}
+
+void trans_emit_far_stubs(struct trans *t)
+{
+    struct emit *e = &t->e;
+
+    for (u32 k = 0; k < t->n_fars; k++) {
+        struct far_jump *f = &t->fars[k];
+
+        f->link = t->n_links;
+        /* Where the jump goes when its target was dropped a moment ago: page_va is that one's.
+         */
+        add_link(t, f->jmp, f->target);
+        e_here(e, f->jmp);
+        trans_emit_exit(t, CODE_EXIT_LOOKUP, f->target & 4095);
+        e_here(e, f->jcc[0]);
+        e_here(e, f->jcc[1]);
+        e_bytes(e, (const u8[]){ 0x48, 0x83, 0x3d }, 3); /* cmp qword [rip + slot], 0 */
+        slot_ref(t, f, 1);
+        e8(e, 0);
+        u8 *other = e_jcc(e, 5, e->p + e->delta);
+        emit_link_exit(t, f->link, f->target);
+        e_here(e, other);
+        e_lea(e, C1, C1, f->target & 4095, t->is64);
+        emit_lookup(t);
+    }
+}
+
+void trans_emit_far_slots(struct trans *t)
+{
+    struct emit *e = &t->e;
+
+    for (u32 k = 0; k < t->n_fars && !e->full; k++) {
+        struct far_jump *f = &t->fars[k];
+
+        while ((e->p - t->cc->rw) & 7)
+            e8(e, 0xcc);
+        for (unsigned n = 0; n < ARRAY_LEN(f->ref); n++) {
+            u32 rel = (u32)(e->p - (f->ref[n] + 4 + n)); /* behind the second one is a byte */
+
+            memcpy(f->ref[n], &rel, sizeof rel);
+        }
+        t->links[f->link].slot = (u32)(e->p - t->cc->rw);
+        e64(e, 0);
+    }
+}
+
 void trans_emit_direct(struct trans *t, s32 target)
 {
     struct emit *e = &t->e;
 
     if (target < 0 || target >= 4096) {
-        e_load(e, S1, OFF(page_va));
-        e_lea(e, S1, S1, target, true);
-        emit_indirect(t);
+        emit_far(t, target);
         return;
     }
     if (target == t->off[0] &&
@@ -534,17 +648,8 @@ void trans_emit_direct(struct trans *t, s32 target)
     trans_emit_trade_back(t, 0xff);
     u8 *at = e_jmp(e, e->p + e->delta);
     e_here(e, at);
-    if (t->n_links < ARRAY_LEN(t->links)) {
-        t->links[t->n_links].at = (u32)(at - t->cc->rw);
-        t->links[t->n_links].stub = (u32)(e->p - t->cc->rw);
-        t->links[t->n_links].target = target;
-    } else {
-        e->full = true;
-    }
-    e_mov_imm32(e, C3, t->cc->n_links + t->n_links);
-    e_mov_imm32(e, C2, (u32)target);
-    e_jmp(e, t->cc->rx + t->cc->exit_link);
-    t->n_links++;
+    add_link(t, at, target);
+    emit_link_exit(t, t->n_links - 1, target);
 }
 
 void trans_emit_exit(struct trans *t, u32 code, s32 off)
@@ -751,10 +856,7 @@ void trans_emit_next_guard(struct trans *t)
 
     e_load(e, S1, OFF(page_va));
     e_lea(e, S1, S1, 4096, t->is64);
-    e_rr(e, 0x89, S2, S1, true);
-    e_shift(e, 5, S2, 12 - TLB_ENTRY_BITS, true);
-    e_alu_imm(e, 4, S2, (TLB_SIZE - 1) * sizeof(struct tlb_entry), false);
-    e_gs(e, 0x03, S2, OFF(tlb), true);
+    emit_tlb_entry(t, S2, S1);
     e_op_mem(e, 0x3b, S1, S2, 0xff, 1, offsetof(struct tlb_entry, ex), true);
     emit_interp_if(t, 5, 0);
     e_op_mem(e, 0x03, S1, S2, 0xff, 1, offsetof(struct tlb_entry, addend), true);
