@@ -300,7 +300,7 @@ void graph_bitmap_info(struct node *n, u32 i, struct bitmap_info *ret)
                                  .count = bits_count(&m->bits),
                                  .granularity = 1u << m->bits.shift,
                                  .recording = m->recording,
-                                 .busy = m->job != NULL,
+                                 .busy = m->job || m->holders,
                                  .persistent = m->persistent,
                                  .inconsistent = m->inconsistent };
 }
@@ -320,7 +320,7 @@ static struct bitmap *find(struct node *n, const char *name)
 
 static bool usable(struct node *n, const struct bitmap *m, u32 also_for, GError **error)
 {
-    if (m->job)
+    if (m->job || m->holders)
         return fail(error, ERR_BUSY,
                     "Bitmap '%s' is currently in use by another operation and cannot be used",
                     m->name);
@@ -337,6 +337,56 @@ struct bitmap *node_bitmap(struct node *n, const char *name, u32 also_for, GErro
     if (!m)
         fail(error, ERR_NOT_FOUND, "Dirty bitmap '%s' not found", name);
     return m && usable(n, m, also_for, error) ? m : NULL;
+}
+
+struct bitmap *graph_bitmap_hold(struct graph *g, const char *node, const char *name,
+                                 bool still, GError **error)
+{
+    struct node *n = graph_find(g, node, error);
+    struct bitmap *m = NULL;
+
+    if (!n)
+        return NULL;
+    while (!(m = find(n, name)) && n->backing)
+        n = n->backing;
+    if (!m) {
+        fail(error, ERR_NOT_FOUND, "Bitmap '%s' is not found", name);
+        return NULL;
+    }
+    if (!m->holders && !usable(n, m, BITMAP_READONLY, error))
+        return NULL;
+    if (still && m->recording && !n->read_only) {
+        fail(error, ERR_ARGUMENT, "Enabled bitmap '%s' incompatible with readonly export",
+             name);
+        return NULL;
+    }
+    if (!m->holders++)
+        m->held = node_ref(n);
+    return m;
+}
+
+void graph_bitmap_release(struct bitmap *m)
+{
+    if (!m || --m->holders)
+        return;
+    struct node *n = m->held;
+    m->held = NULL;
+    node_unref(n); /* the bitmap may go with it */
+}
+
+bool graph_bitmap_dirty(const struct bitmap *m, u64 at, u64 len, u64 *ret_len)
+{
+    u64 next, run;
+
+    *ret_len = len;
+    if (at >= m->bits.size || !bits_next(&m->bits, at, len, &next, &run))
+        return false;
+    if (next > at) {
+        *ret_len = MIN(len, next - at);
+        return false;
+    }
+    *ret_len = MIN(len, run);
+    return true;
 }
 
 bool node_bitmap_exists(struct node *n, const char *name)

@@ -16,6 +16,7 @@
 
 #include "image/image.h"
 
+struct bitmap;
 struct node;
 struct job_event;
 
@@ -42,6 +43,10 @@ void graph_own(struct graph *, const char *node_name);
 /* A door over a node that has none: what a device gets. */
 struct image *graph_open_image(struct graph *, const char *node_name, bool read_only,
                                GError **error);
+/* A door for those outside of the VM, beside whoever else has the node (or drive) of that name;
+ * writable: if nobody else has it. */
+struct image *graph_export_image(struct graph *, const char *name, bool writable,
+                                 GError **error);
 /* Fails, with the reason, if a job works on it. */
 bool graph_image_free(struct image *, GError **error);
 struct node *graph_image_node(struct image *);
@@ -94,6 +99,17 @@ bool graph_bitmap_merge(struct graph *, const char *node, const char *target,
                         const char *from_node, const char *from, GError **error);
 u32 graph_bitmap_count(struct node *);
 void graph_bitmap_info(struct node *, u32 index, struct bitmap_info *ret);
+
+/*
+ * For those who only look at it, from any thread, until they release it: nobody changes or frees
+ * it meanwhile.  node: or one below it has it; still: it may not be recording while somebody can
+ * write.
+ */
+struct bitmap *graph_bitmap_hold(struct graph *, const char *node, const char *name, bool still,
+                                 GError **error);
+void graph_bitmap_release(struct bitmap *); /* NULL is fine */
+/* Is the byte dirty, and of how many is that so? *ret_len at most len. */
+bool graph_bitmap_dirty(const struct bitmap *, u64 at, u64 len, u64 *ret_len);
 
 /* --- transactions: all or nothing, at one moment for the guest --- */
 struct transaction;

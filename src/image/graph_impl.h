@@ -100,6 +100,8 @@ struct bitmap {
     bool persistent;   /* the image keeps it */
     bool inconsistent; /* it was in use when somebody's writing ended badly: bits are void */
     struct job *job;   /* who uses it, or NULL */
+    struct node *held; /* a reference of its node's while somebody looks at it, or NULL */
+    u32 holders;
 };
 /* For reading and changing; what also_for says: although it cannot be changed, or does not hold
  */

@@ -371,6 +371,18 @@ struct image *graph_open_image(struct graph *g, const char *name, bool read_only
     return n ? image_over(n, g, read_only) : NULL;
 }
 
+struct image *graph_export_image(struct graph *g, const char *name, bool writable,
+                                 GError **error)
+{
+    struct node *n = graph_find(g, name, error);
+
+    if (!n)
+        return NULL;
+    if (writable)
+        return graph_open_image(g, n->name, false, error);
+    return image_over(node_ref(n), g, true);
+}
+
 struct node *graph_create(struct graph *g, const struct new_image *a, GError **error)
 {
     struct open_how how = {

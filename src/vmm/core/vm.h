@@ -62,6 +62,7 @@ enum vm_io_error { VM_IO_REPORT, VM_IO_IGNORE, VM_IO_STOP };
 enum { VM_VCPUS_MAX = 255, VM_GSI_MAX = 24 };
 
 struct graph;
+struct exports;
 struct job_event;
 struct vm {
     char *name;
@@ -105,13 +106,14 @@ struct vm {
     void (*vcpu_kick)(struct vcpu *); /* cpu_ops.kick */
     void (*vcpus_reset)(struct vm *); /* architectural reset of all, parked, vCPUs */
     /* Lists that the folders above keep; main thread; NULL until the first. */
-    GPtrArray *chardevs;   /* struct chardev *: backend/ */
-    GPtrArray *nets;       /* struct net *: whoever makes one (options, builder) enters it */
-    GPtrArray *monitors;   /* monitor/'s own */
-    GPtrArray *drives;     /* struct drive *: dev/drive.c */
-    struct graph *graph;   /* the nodes below them, and jobs: image/graph.h */
-    GPtrArray *ide_buses;  /* struct ide_bus *: dev/ide/unit.c */
-    GPtrArray *scsi_buses; /* struct scsi_bus *: dev/scsi/bus.c */
+    GPtrArray *chardevs;     /* struct chardev *: backend/ */
+    GPtrArray *nets;         /* struct net *: whoever makes one (options, builder) enters it */
+    GPtrArray *monitors;     /* monitor/'s own */
+    struct exports *exports; /* likewise: what NBD clients have */
+    GPtrArray *drives;       /* struct drive *: dev/drive.c */
+    struct graph *graph;     /* the nodes below them, and jobs: image/graph.h */
+    GPtrArray *ide_buses;    /* struct ide_bus *: dev/ide/unit.c */
+    GPtrArray *scsi_buses;   /* struct scsi_bus *: dev/scsi/bus.c */
     /* A drive's tray was opened or closed, by whomever; main thread; NULL: nobody listens. */
     /* A device that the user had made is gone; main thread. */
     void (*device_deleted)(struct vm *, const char *id);

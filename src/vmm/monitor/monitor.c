@@ -80,8 +80,18 @@ void monitor_clear(struct monitor *m)
     g_string_free(m->out, TRUE);
 }
 
+void monitor_export_deleted(struct vm *vm, const char *id)
+{
+    for (u32 i = 0; vm->monitors && i < vm->monitors->len; i++) {
+        struct monitor *m = vm->monitors->pdata[i];
+        if (m->exported)
+            m->exported(m, id);
+    }
+}
+
 void monitor_close_all(struct vm *vm)
 {
+    exports_free(vm);
     /* The array stays: it says that we listen already. */
     while (vm->monitors && vm->monitors->len) {
         struct monitor *m = vm->monitors->pdata[vm->monitors->len - 1];

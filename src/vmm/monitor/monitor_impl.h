@@ -18,6 +18,7 @@ struct monitor {
     void (*io_error)(struct monitor *, const char *drive, const char *dev, const char *node,
                      bool read, int err, enum vm_io_error did);
     void (*job)(struct monitor *, const struct job_event *); /* may be NULL */
+    void (*exported)(struct monitor *, const char *id); /* an export is gone; may be NULL */
     void (*free)(struct monitor *);
 };
 
@@ -31,6 +32,9 @@ void monitor_put(struct monitor *, const char *text, size_t n);
 void monitor_flush(struct monitor *);
 /* Room for input: none while too much output waits. */
 size_t monitor_room(const struct monitor *);
+
+void monitor_export_deleted(struct vm *, const char *id);
+void exports_free(struct vm *); /* ends the NBD server and all that it has */
 
 /* ---- QMP ---- */
 

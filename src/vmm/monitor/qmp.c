@@ -254,6 +254,18 @@ static void qmp_job(struct monitor *m, const struct job_event *ev)
     send_line(s, &o);
 }
 
+static void qmp_exported(struct monitor *m, const char *id)
+{
+    struct qmp_session *s = container_of(m, struct qmp_session, m);
+
+    if (!s->negotiated)
+        return;
+    struct json_out o = begin_event(s);
+    qmp_event_block_export_deleted(&o, id);
+    json_close(&o, '}');
+    send_line(s, &o);
+}
+
 static void qmp_io_error(struct monitor *m, const char *drive, const char *dev,
                          const char *node, bool read, int err, enum vm_io_error did)
 {
@@ -298,6 +310,7 @@ bool monitor_open_qmp(struct vm *vm, struct chardev *c, bool pretty, GError **er
     s->m.tray = qmp_tray;
     s->m.io_error = qmp_io_error;
     s->m.job = qmp_job;
+    s->m.exported = qmp_exported;
     s->m.free = qmp_free;
     monitor_add(&s->m, vm, c);
     chardev_attach(c, &qmp_user, s);
