@@ -7,11 +7,31 @@
 #include "base/error.h"
 #include "base/secret.h"
 #include "img/img.h"
+#include "stream/tls.h"
 
 bool img_is_help(const char *text)
 {
     return !strcmp(text, "help") || !strcmp(text, "?") || g_str_has_suffix(text, ",help") ||
            g_str_has_suffix(text, ",?");
+}
+
+static bool take_creds(const char *type, const struct dict *d, GError **error)
+{
+    struct tls_creds_props *p = g_new0(struct tls_creds_props, 1);
+    g_autoptr(GList) keys = dict_keys(d);
+    bool ok = true;
+
+    for (GList *k = keys; ok && k; k = k->next) {
+        char **at = tls_creds_prop(p, k->data);
+
+        if (at)
+            *at = g_strdup(dict_peek(d, k->data));
+        else if (strcmp(k->data, "qom-type") != 0)
+            ok = fail(error, ERR_ARGUMENT, "Parameter '%s' is unexpected", (char *)k->data);
+    }
+    ok = ok && tls_creds_add(type, p, error);
+    tls_creds_props_free(p);
+    return ok;
 }
 
 static bool take_object(const char *text, GError **error)
@@ -24,6 +44,8 @@ static bool take_object(const char *text, GError **error)
         return false;
     if (!type)
         return fail(error, ERR_ARGUMENT, "Parameter 'qom-type' is missing");
+    if (tls_creds_kind(type))
+        return take_creds(type, d, error);
     if (strcmp(type, "secret") != 0)
         return fail(error, ERR_ARGUMENT, "Parameter 'qom-type' does not accept value '%s'",
                     type);

@@ -115,6 +115,8 @@ static void help(void)
         "  size       bytes, or with k, M, G, T, P or E\n"
         "  --object secret,id=ID,data=TEXT|file=FILE[,format=base64][,keyid=ID,iv=IV]\n"
         "             with every command: a password, for key-secret=ID\n"
+        "  --object tls-creds-x509|tls-creds-psk|tls-creds-anon,id=ID,endpoint=client,dir=DIR\n"
+        "             likewise: for driver=nbd,...,tls-creds=ID\n"
         "  options    name=value,...; -o help lists a format's\n"
         "  -c         compressed     -p  progress     -q  quiet\n"
         "  -n         the target is there already     -U  others may be writing\n"
@@ -134,7 +136,7 @@ int main(int argc, char **argv)
     if (strstr(name, "qemu-nbd")) {
         program = "qemu-nbd";
         log_set_name(program);
-        return img_nbd(argc, argv);
+        return img_take_objects(&argc, argv) ? img_nbd(argc, argv) : 1;
     }
     if (argc < 2) {
         img_fail("Not enough arguments");

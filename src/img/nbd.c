@@ -256,24 +256,6 @@ static int into_background(int *ret_ready)
 /* --- options ---------------------------------------------------------------------------------
  */
 
-static bool add_object(const char *text)
-{
-    g_auto(GStrv) parts = g_strsplit(text, ",", 2);
-    GError *error = NULL;
-    const char *type = parts[0] ? parts[0] : "";
-
-    if (g_str_has_prefix(type, "qom-type="))
-        type += strlen("qom-type=");
-    if (!tls_creds_kind(type)) {
-        img_fail("--object: unknown type '%s'", type);
-        return false;
-    }
-    if (tls_creds_add(type, parts[0] && parts[1] ? parts[1] : "", &error))
-        return true;
-    img_fail_error(error);
-    return false;
-}
-
 static bool number(const char *what, const char *text, u32 max, u32 *ret)
 {
     guint64 n;
@@ -291,7 +273,6 @@ enum {
     OPT_AIO,
     OPT_DISCARD,
     OPT_DETECT,
-    OPT_OBJECT,
     OPT_TLS,
     OPT_OPTS,
     OPT_FORK,
@@ -325,7 +306,6 @@ static const struct option long_options[] = {
     { "aio", 1, NULL, OPT_AIO },
     { "discard", 1, NULL, OPT_DISCARD },
     { "detect-zeroes", 1, NULL, OPT_DETECT },
-    { "object", 1, NULL, OPT_OBJECT },
     { "tls-creds", 1, NULL, OPT_TLS },
     { "tls-hostname", 1, NULL, OPT_HOSTNAME },
     { "image-opts", 0, NULL, OPT_OPTS },
@@ -450,10 +430,6 @@ static int take_options(struct serve *o, int argc, char **argv)
             break;
         case 'o':
             if (!img_size("offset", optarg, &o->offset))
-                return 2;
-            break;
-        case OPT_OBJECT:
-            if (!add_object(optarg))
                 return 2;
             break;
         case 'B':

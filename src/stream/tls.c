@@ -2,7 +2,7 @@
 /*
  * tls.c - credentials and sessions by GnuTLS.  See tls.h, stream.h.
  *
- * Not done: authorization by the client's name (tls-authz), passwords on private keys.
+ * Not done: authorization by the client's name (tls-authz).
  */
 #include "stream/tls.h"
 
@@ -12,14 +12,49 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/keyval.h"
-#include "base/log.h"
+#include "base/secret.h"
 #include "stream/tls_impl.h"
 
 bool tls_creds_kind(const char *type)
 {
     return !strcmp(type, "tls-creds-x509") || !strcmp(type, "tls-creds-psk") ||
            !strcmp(type, "tls-creds-anon");
+}
+
+char **tls_creds_prop(struct tls_creds_props *p, const char *name)
+{
+    const struct {
+        const char *name;
+        char **at;
+    } all[] = {
+        { "id", &p->id },
+        { "dir", &p->dir },
+        { "endpoint", &p->endpoint },
+        { "verify-peer", &p->verify_peer },
+        { "priority", &p->priority },
+        { "passwordid", &p->passwordid },
+        { "username", &p->username },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (!strcmp(all[i].name, name))
+            return all[i].at;
+    }
+    return NULL;
+}
+
+void tls_creds_props_free(struct tls_creds_props *p)
+{
+    if (!p)
+        return;
+    g_free(p->id);
+    g_free(p->dir);
+    g_free(p->endpoint);
+    g_free(p->verify_peer);
+    g_free(p->priority);
+    g_free(p->passwordid);
+    g_free(p->username);
+    g_free(p);
 }
 
 #ifdef HAVE_GNUTLS
@@ -92,12 +127,16 @@ static char *file_in(const char *dir, const char *name)
     return g_file_test(path, G_FILE_TEST_EXISTS) ? g_steal_pointer(&path) : NULL;
 }
 
-static bool load_x509(struct tls_creds *c, const char *dir, GError **error)
+static bool load_x509(struct tls_creds *c, const char *dir, const char *password,
+                      GError **error)
 {
+    SECRET_AUTO pass = { 0 };
     g_autofree char *ca = file_in(dir, "ca-cert.pem"), *crl = file_in(dir, "ca-crl.pem");
     g_autofree char *cert = file_in(dir, c->server ? "server-cert.pem" : "client-cert.pem");
     g_autofree char *key = file_in(dir, c->server ? "server-key.pem" : "client-key.pem");
 
+    if (password && !secret_get_utf8(password, &pass, error))
+        return false;
     if (!ca && (!c->server || c->verify))
         return fail(error, ERR_NOT_FOUND, "TLS: there is no '%s/ca-cert.pem'", dir);
     if ((!cert || !key) && (c->server || cert || key))
@@ -113,8 +152,8 @@ static bool load_x509(struct tls_creds *c, const char *dir, GError **error)
         !gnutls_ok(gnutls_certificate_set_x509_crl_file(c->x509, crl, GNUTLS_X509_FMT_PEM),
                    error, "CRL", crl))
         return false;
-    return !cert || gnutls_ok(gnutls_certificate_set_x509_key_file(c->x509, cert, key,
-                                                                   GNUTLS_X509_FMT_PEM),
+    return !cert || gnutls_ok(gnutls_certificate_set_x509_key_file2(
+                                  c->x509, cert, key, GNUTLS_X509_FMT_PEM, (char *)pass.p, 0),
                               error, "certificate", cert);
 }
 
@@ -214,7 +253,7 @@ static struct tls_creds *find(const char *id)
 static bool enter(struct tls_creds *c, GError **error)
 {
     pthread_mutex_lock(&registry_lock);
-    bool ok = !find(c->id);
+    bool ok = !find(c->id) && !secret_exists(c->id);
     if (!registry)
         registry = g_ptr_array_new();
     if (ok)
@@ -224,40 +263,69 @@ static bool enter(struct tls_creds *c, GError **error)
            fail(error, ERR_ARGUMENT, "there is an object with the id '%s' already", c->id);
 }
 
-bool tls_creds_add(const char *type, const char *text, GError **error)
+static bool on_off(const char *text, bool def, GError **error)
 {
-    g_autokeyval k = keyval_parse(type, text, NULL);
+    if (text && strcmp(text, "on") != 0 && strcmp(text, "off") != 0 &&
+        strcmp(text, "yes") != 0 && strcmp(text, "no") != 0)
+        fail(error, ERR_ARGUMENT, "Parameter 'verify-peer' expects 'on' or 'off'");
+    return text ? !strcmp(text, "on") || !strcmp(text, "yes") : def;
+}
+
+bool tls_creds_add(const char *type, const struct tls_creds_props *p, GError **error)
+{
     struct tls_creds *c = g_new0(struct tls_creds, 1);
-    const char *dir = keyval_str(k, "dir"), *end = keyval_str(k, "endpoint");
-    const char *id = keyval_str(k, "id"), *prio = keyval_str(k, "priority"), *user = NULL;
+    const char *end = p->endpoint;
+    GError *why = NULL;
 
     c->refs = 1;
     c->kind = strcmp(type, "tls-creds-x509") == 0  ? X509
               : strcmp(type, "tls-creds-psk") == 0 ? PSK
                                                    : ANON;
-    c->id = g_strdup(id);
+    c->id = g_strdup(p->id ? p->id : "");
     c->server = end && !strcmp(end, "server");
-    c->verify = keyval_bool(k, "verify-peer", true);
-    if (c->kind == PSK)
-        user = keyval_str(k, "username");
-    if (!id || !*id)
-        keyval_refuse(k, "Parameter 'id' is missing");
-    if (end && !c->server && strcmp(end, "client") != 0)
-        keyval_refuse(k, "Parameter 'endpoint' does not accept value '%s'", end);
-    if (!dir && c->kind != ANON)
-        keyval_refuse(k, "Parameter 'dir' is missing");
-    c->priority = g_strdup_printf("%s%s", prio ? prio : "NORMAL",
+    c->verify = on_off(p->verify_peer, true, &why);
+    if (!*c->id)
+        fail(&why, ERR_ARGUMENT, "Parameter 'id' is missing");
+    else if (!why && end && !c->server && strcmp(end, "client") != 0)
+        fail(&why, ERR_ARGUMENT, "Parameter 'endpoint' does not accept value '%s'", end);
+    else if (!why && !p->dir && c->kind != ANON)
+        fail(&why, ERR_ARGUMENT, "Parameter 'dir' is missing");
+    else if (!why && (p->username ? c->kind != PSK : p->passwordid && c->kind != X509))
+        fail(&why, ERR_ARGUMENT, "%s has no property '%s'", type,
+             p->username ? "username" : "passwordid");
+    c->priority = g_strdup_printf("%s%s", p->priority ? p->priority : "NORMAL",
                                   c->kind == PSK    ? ":+ECDHE-PSK:+DHE-PSK:+PSK"
                                   : c->kind == ANON ? ":+ANON-ECDH:+ANON-DH"
                                                     : "");
-    bool ok = keyval_done(k, error) &&
-              (c->kind == X509  ? load_x509(c, dir, error)
-               : c->kind == PSK ? load_psk(c, dir, user ? user : "qemu", error)
-                                : load_anon(c, error)) &&
-              (!c->server || load_dh(c, dir, error)) && enter(c, error);
-    if (!ok)
+    bool ok = !why &&
+              (c->kind == X509  ? load_x509(c, p->dir, p->passwordid, &why)
+               : c->kind == PSK ? load_psk(c, p->dir, p->username ? p->username : "qemu", &why)
+                                : load_anon(c, &why)) &&
+              (!c->server || load_dh(c, p->dir, &why)) && enter(c, &why);
+    if (!ok) {
+        g_propagate_error(error, why);
         tls_creds_unref(c);
+    }
     return ok;
+}
+
+GPtrArray *tls_creds_ids(GPtrArray **types)
+{
+    static const char *const names[] = { "tls-creds-x509", "tls-creds-psk", "tls-creds-anon" };
+    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
+
+    if (types)
+        *types = g_ptr_array_new_with_free_func(g_free);
+    pthread_mutex_lock(&registry_lock);
+    for (guint i = 0; registry && i < registry->len; i++) {
+        const struct tls_creds *c = registry->pdata[i];
+
+        g_ptr_array_add(ids, g_strdup(c->id));
+        if (types)
+            g_ptr_array_add(*types, g_strdup(names[c->kind]));
+    }
+    pthread_mutex_unlock(&registry_lock);
+    return ids;
 }
 
 bool tls_creds_remove(const char *id)
@@ -447,9 +515,17 @@ static bool without(GError **error)
     return fail(error, ERR_UNSUPPORTED, "TLS is not built in (GnuTLS)");
 }
 
-bool tls_creds_add(const char *type UNUSED, const char *text UNUSED, GError **error)
+bool tls_creds_add(const char *type UNUSED, const struct tls_creds_props *p UNUSED,
+                   GError **error)
 {
     return without(error);
+}
+
+GPtrArray *tls_creds_ids(GPtrArray **types)
+{
+    if (types)
+        *types = g_ptr_array_new_with_free_func(g_free);
+    return g_ptr_array_new_with_free_func(g_free);
 }
 
 bool tls_creds_remove(const char *id UNUSED)

@@ -185,7 +185,7 @@ static const struct option {
     { "snapshot", opt_snapshot, NULL, "write to temporary files, not to the images" },
     { "device", opt_device, "TYPE[,PROP=VALUE,...]", "add a device; help and TYPE,help list" },
     { "global", opt_global, "TYPE.PROP=VALUE", "default of a property" },
-    { "object", opt_object, "rng-random|rng-builtin|secret|throttle-group,id=ID,...",
+    { "object", opt_object, "rng-random|rng-builtin|secret|throttle-group|tls-creds-KIND,id=ID,...",
       "a source for -device, limits for disks" },
     { "netdev", opt_netdev, "user|tap|socket,id=ID,...", "host end of a network card" },
     { "nic", opt_nic, "user|tap|none[,mac=,model=,...]", "a network card with its host end" },

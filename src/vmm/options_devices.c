@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* options_devices.c - the options that make devices and their host ends. */
+#include "stream/tls.h"
 #include "vmm/options_parse.h"
 
 #include <inttypes.h>
@@ -610,6 +611,25 @@ static bool secret_option(struct parse *p, const GPtrArray *kv, GError **error)
     return true;
 }
 
+static bool creds_option(struct parse *p, const char *type, const GPtrArray *kv, GError **error)
+{
+    struct creds_desc *d = g_new0(struct creds_desc, 1);
+
+    d->type = g_strdup(type);
+    d->props = g_new0(struct tls_creds_props, 1);
+    g_ptr_array_add(p->m->creds, d);
+    for (guint i = 0; i < kv->len; i++) {
+        const struct opt *o = kv->pdata[i];
+        char **at = tls_creds_prop(d->props, o->key);
+
+        if (at)
+            value_set(at, o->val);
+        else if (strcmp(o->key, "qom-type") != 0)
+            return fail(error, ERR_ARGUMENT, "%s has no property '%s'", type, o->key);
+    }
+    return true;
+}
+
 bool opt_object(struct parse *p, const char *arg, GError **error)
 {
     g_autoptr(GPtrArray) kv =
@@ -629,11 +649,13 @@ bool opt_object(struct parse *p, const char *arg, GError **error)
     }
     if (strcmp(type, "secret") == 0)
         return secret_option(p, kv, error);
+    if (tls_creds_kind(type))
+        return creds_option(p, type, kv, error);
     bool random = strcmp(type, "rng-random") == 0;
     if (!random && strcmp(type, "rng-builtin") != 0)
         return fail(error, ERR_UNSUPPORTED,
                     "there is no '%s'; there is rng-random, rng-builtin, secret, "
-                    "throttle-group",
+                    "throttle-group, tls-creds-anon, tls-creds-psk, tls-creds-x509",
                     type);
     if (random && file && strcmp(file, "/dev/urandom") != 0 && strcmp(file, "/dev/random") != 0)
         return fail(error, ERR_UNSUPPORTED, "filename=%s: only /dev/urandom and /dev/random",

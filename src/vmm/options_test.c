@@ -378,7 +378,9 @@ TEST(small_ones)
     bad("-fw_cfg opt/x", "-fw_cfg: 'opt/x': either file= or string= is needed");
     bad("-global x=y", "-global: 'x=y' is not DEVICE.PROPERTY=VALUE");
     bad("-object tls,id=s", "-object: there is no 'tls'; there is rng-random, rng-builtin, secret, "
-                            "throttle-group");
+                            "throttle-group, tls-creds-anon, tls-creds-psk, tls-creds-x509");
+    bad("-object tls-creds-x509,id=s,colour=x", "-object: tls-creds-x509 has no property "
+                                                "'colour'");
     bad("-object secret,id=s,colour=sesame", "-object: secret has no property 'colour'");
     bad("-object secret,data=sesame", "-object: a type and id= are needed");
     bad("-d foo", "-d: there is no log item 'foo'; use -d help");

@@ -13,6 +13,7 @@
 #include "base/secret.h"
 #include "image/graph.h"
 #include "net/net.h"
+#include "stream/tls.h"
 #include "vmm/backend/chardev.h"
 #include "vmm/core/ram.h"
 #include "vmm/dev/drive.h"
@@ -64,6 +65,19 @@ static bool make_secrets(struct machine *m, GError **error)
         }
     }
     g_ptr_array_set_size(m->desc->secrets, 0);
+    return true;
+}
+
+static bool make_creds(struct machine *m, GError **error)
+{
+    for (guint i = 0; i < m->desc->creds->len; i++) {
+        const struct creds_desc *d = m->desc->creds->pdata[i];
+
+        if (!tls_creds_add(d->type, d->props, error)) {
+            g_prefix_error(error, "-object %s: ", d->type);
+            return false;
+        }
+    }
     return true;
 }
 
@@ -323,7 +337,7 @@ static bool build(struct machine *m, GError **error)
                     "-machine kernel_irqchip=on: accelerator %s has no irqchip of its own",
                     m->vm->cpu->name);
     if (!cpu_make_vcpus(m->vm, &m->cpu, error) || !make_chardevs(m, error) ||
-        !make_secrets(m, error) || !make_throttle_groups(m, error) || !make_drives(m, error) ||
+        !make_secrets(m, error) || !make_creds(m, error) || !make_throttle_groups(m, error) || !make_drives(m, error) ||
         !make_nets(m, error) || !board->build(m, error))
         return false;
     for (guint i = 0; i < d->devices->len; i++)
@@ -388,6 +402,9 @@ void machine_free(struct machine *m)
     for (guint i = 0; i < m->desc->throttles->len; i++)
         image_throttle_group_free(
             ((const struct throttle_desc *)m->desc->throttles->pdata[i])->id);
+    g_autoptr(GPtrArray) creds = tls_creds_ids(NULL);
+    for (guint i = 0; i < creds->len; i++)
+        tls_creds_remove(creds->pdata[i]);
     g_autoptr(GPtrArray) secrets = secret_ids();
     for (guint i = 0; i < secrets->len; i++)
         secret_remove(secrets->pdata[i]);

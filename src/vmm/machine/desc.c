@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/secret.h"
+#include "stream/tls.h"
 
 static void opts_free(void *p)
 {
@@ -179,6 +180,15 @@ static void drive_free(void *p)
     g_free(d);
 }
 
+static void creds_free(void *p)
+{
+    struct creds_desc *d = p;
+
+    g_free(d->type);
+    tls_creds_props_free(d->props);
+    g_free(d);
+}
+
 static void secret_free(void *p)
 {
     secret_props_free(p);
@@ -246,6 +256,7 @@ struct machine_desc *machine_desc_new(void)
     d->netdevs = g_ptr_array_new_with_free_func(g_free);
     d->chardevs = g_ptr_array_new_with_free_func(g_free);
     d->secrets = g_ptr_array_new_with_free_func(secret_free);
+    d->creds = g_ptr_array_new_with_free_func(creds_free);
     d->throttles = g_ptr_array_new_with_free_func(throttle_free);
     d->objects = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
     d->fw_cfg = g_ptr_array_new_with_free_func(fw_cfg_free);
@@ -271,6 +282,7 @@ void machine_desc_free(struct machine_desc *d)
     g_ptr_array_unref(d->chardevs);
     g_ptr_array_unref(d->objects);
     g_ptr_array_unref(d->secrets);
+    g_ptr_array_unref(d->creds);
     g_ptr_array_unref(d->throttles);
     g_ptr_array_unref(d->fw_cfg);
     g_ptr_array_unref(d->smbios);

@@ -56,6 +56,11 @@ struct throttle_desc {
     char *id;
     struct image_throttle limits;
 };
+struct tls_creds_props;
+struct creds_desc { /* -object tls-creds-... */
+    char *type;
+    struct tls_creds_props *props;
+};
 struct device_desc {
     char *type;
     char *id;         /* or NULL */
@@ -102,6 +107,7 @@ struct machine_desc {
     GPtrArray *chardevs;       /* char *, as -chardev takes them */
     GPtrArray *objects;        /* GPtrArray of struct opt: qom-type, id, ... */
     GPtrArray *secrets;        /* struct secret_props */
+    GPtrArray *creds;          /* struct creds_desc */
     GPtrArray *throttles;      /* struct throttle_desc */
     GPtrArray *fw_cfg;         /* struct fw_cfg_desc */
     GPtrArray *smbios;         /* struct smbios_desc */
