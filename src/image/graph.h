@@ -67,6 +67,9 @@ struct node *graph_node_at(struct graph *, u32 index);
 void graph_node_info(struct node *, struct graph_node_info *ret);
 struct image_info *graph_image_info(struct node *); /* image_info_free */
 
+/* The header of a node below (or of) `device` names `file` as its backing file from now on. */
+bool graph_change_backing(struct graph *, const char *device, const char *node,
+                          const char *file, GError **error);
 bool graph_resize(struct graph *, const char *name, s64 size, GError **error);
 
 /* --- internal snapshots --- */
@@ -114,6 +117,8 @@ bool graph_bitmap_dirty(const struct bitmap *, u64 at, u64 len, u64 *ret_len);
 /* --- transactions: all or nothing, at one moment for the guest --- */
 struct transaction;
 struct transaction *transaction_begin(struct graph *);
+/* The jobs that it begins end well together, or all fail. Before the first of them. */
+void transaction_grouped(struct transaction *);
 /* Each takes part or fails; after a failure only transaction_end() may follow. */
 struct snapshot_args {
     const char *node;          /* node-name or drive */

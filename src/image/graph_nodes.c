@@ -589,6 +589,32 @@ struct node *graph_set_writable(struct graph *g, struct node *n, bool on, GError
     return again;
 }
 
+bool graph_change_backing(struct graph *g, const char *device, const char *node,
+                          const char *file, GError **error)
+{
+    struct node *top = graph_find(g, device, error);
+    struct node *n = top ? graph_find_node(g, node) : NULL;
+
+    if (top && !n)
+        return fail(error, ERR_NOT_FOUND, "Cannot find device='' nor node-name='%s'", node);
+    if (!top || !node_no_job(n, error))
+        return false;
+    if (!n->backing)
+        return fail(error, ERR_ARGUMENT,
+                    "not allowing backing file change on an image without a backing file");
+    if (!below(top, n))
+        return fail(error, ERR_ARGUMENT, "'%s' and image file are not in the same chain",
+                    device);
+    bool was = !n->read_only;
+    graph_pause(g);
+    struct node *w = graph_set_writable(g, n, true, error);
+    bool ok = w && node_write_backing(w, file, node_backing_format(w->backing), error);
+    if (w && !was && !graph_set_writable(g, w, false, ok ? error : NULL))
+        ok = false;
+    graph_resume(g);
+    return ok;
+}
+
 /* --- size ------------------------------------------------------------------------------------
  */
 

@@ -25,6 +25,7 @@ struct step {
 };
 struct transaction {
     struct graph *graph;
+    struct job_group *group; /* its jobs end together; or NULL */
     GPtrArray *steps;
 };
 
@@ -32,7 +33,7 @@ struct transaction *transaction_begin(struct graph *g)
 {
     struct transaction *t = g_new(struct transaction, 1);
 
-    *t = (struct transaction){ g, g_ptr_array_new() };
+    *t = (struct transaction){ .graph = g, .steps = g_ptr_array_new() };
     graph_pause(g);
     return t;
 }
@@ -59,7 +60,13 @@ void transaction_end(struct transaction *t, bool commit)
     graph_resume(t->graph);
     g_ptr_array_set_free_func(steps, g_free);
     g_ptr_array_unref(steps);
+    job_group_unref(t->group);
     g_free(t);
+}
+
+void transaction_grouped(struct transaction *t)
+{
+    t->group = job_group_new();
 }
 
 /* --- external snapshots ----------------------------------------------------------------------
@@ -323,6 +330,8 @@ bool transaction_backup(struct transaction *t, const struct backup_args *a, GErr
 
     if (!job_new_backup(t->graph, a, &job, error))
         return false;
+    if (t->group)
+        job_group_add(t->group, job);
     step_new(t, (struct step){ .commit = backup_commit, .undo = backup_undo, .job = job });
     return true;
 }

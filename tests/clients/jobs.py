@@ -121,8 +121,20 @@ def all_kinds(t):
                       "granularity": 65536, "count": 0}], "bitmap: %r" % got)  # fmt: skip
         q.run("drive-backup", "b", device="d0", target=part, sync="incremental", bitmap="m",
               format="qcow2")  # fmt: skip
+        # another name for what it stands on: only the header's
+        q.call("blockdev-snapshot-sync", device="d0",
+               **{"snapshot-file": s1, "snapshot-node-name": "s4"})  # fmt: skip
+        os.symlink(s3, new(t, "kinds-link"))
+        q.call("change-backing-file", device="d0",
+               **{"image-node-name": "s4", "backing-file": os.path.join(t.work, "kinds-link")})  # fmt: skip
+        error(t, q.ask({"execute": "change-backing-file", "arguments": {
+                  "device": "d0", "image-node-name": "s3", "backing-file": "x"}}), "GenericError",
+              "not allowing backing file change on an image without a backing file")  # fmt: skip
         q.call("quit")
         t.ok(g.wait(10) == 0, "status %s" % g.status)
+    said = subprocess.run(["qemu-img", "info", s1], capture_output=True, text=True).stdout
+    t.ok("backing file: " + os.path.join(t.work, "kinds-link") in said, said)
+    same(t, s1, raw)
     for file in (copy, s3, full, packed):
         same(t, file, raw)
     t.ok(os.path.getsize(packed) <= os.path.getsize(full), "compressed: larger")

@@ -210,8 +210,12 @@ static bool backup_prepare(struct job *job, GError **error)
     r = node_flush(b->target);
     if (r)
         return fail_errno(error, -r, "Node '%s'", b->target->name);
-    finish_bitmap(b, true);
     return true;
+}
+
+static void backup_commit(struct job *job)
+{
+    finish_bitmap(backup_of(job), true);
 }
 
 static void backup_abort(struct job *job)
@@ -239,6 +243,7 @@ static const struct job_driver backup_driver = {
     .block = true,
     .run = backup_run,
     .prepare = backup_prepare,
+    .commit = backup_commit,
     .abort = backup_abort,
     .clean = backup_clean,
 };

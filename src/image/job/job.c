@@ -232,6 +232,8 @@ static void let_go(struct job *job)
     g_ptr_array_set_size(job->nodes, 0);
 }
 
+static void group_leave(struct job *);
+
 static void job_free(struct job *job)
 {
     g_ptr_array_remove(job->graph->jobs, job);
@@ -246,6 +248,7 @@ static void job_free(struct job *job)
 
 void job_discard(struct job *job)
 {
+    group_leave(job);
     let_go(job);
     job_free(job);
 }
@@ -273,6 +276,7 @@ static void fail_job(struct job *job, bool cancelled)
 {
     struct graph *g = job->graph;
 
+    group_leave(job);
     set_status_locked(job, JOB_ABORTING);
     graph_pause(g);
     if (job->drv->abort)
@@ -283,29 +287,129 @@ static void fail_job(struct job *job, bool cancelled)
         dismiss(job);
 }
 
-static void finalize(struct job *job)
+/* --- jobs that end together ------------------------------------------------------------------
+ */
+
+struct job_group {
+    u32 refs;
+    GPtrArray *jobs; /* struct job *, that are not concluded */
+    bool failed;
+};
+
+struct job_group *job_group_new(void)
+{
+    struct job_group *group = g_new0(struct job_group, 1);
+
+    group->refs = 1;
+    group->jobs = g_ptr_array_new();
+    return group;
+}
+
+void job_group_add(struct job_group *group, struct job *job)
+{
+    group->refs++;
+    job->group = group;
+    g_ptr_array_add(group->jobs, job);
+}
+
+void job_group_unref(struct job_group *group)
+{
+    if (!group || --group->refs)
+        return;
+    g_ptr_array_unref(group->jobs);
+    g_free(group);
+}
+
+static void group_leave(struct job *job)
+{
+    struct job_group *group = job->group;
+
+    if (!group)
+        return;
+    job->group = NULL;
+    g_ptr_array_remove(group->jobs, job);
+    job_group_unref(group);
+}
+
+/* One of them ends badly: the others that have not begun to end do so, too. */
+static void group_fail(struct job_group *group)
+{
+    if (group->failed)
+        return;
+    group->failed = true;
+    group->refs++;
+    for (guint i = 0; i < group->jobs->len;) {
+        struct job *job = group->jobs->pdata[i];
+
+        pthread_mutex_lock(&job->lock);
+        job->cancel = job->force = true;
+        job->pause = false;
+        pthread_cond_broadcast(&job->wake);
+        pthread_mutex_unlock(&job->lock);
+        if (job->idle)
+            fail_job(job, true); /* leaves the list */
+        else
+            i++;
+    }
+    job_group_unref(group);
+}
+
+static bool group_waits(const struct job_group *group)
+{
+    for (guint i = 0; i < group->jobs->len; i++) {
+        if (!((struct job *)group->jobs->pdata[i])->idle)
+            return false;
+    }
+    return true;
+}
+
+/* --- the end ---------------------------------------------------------------------------------
+ */
+
+/* These, and no others: all are prepared, then all are done; or all fail. */
+static void finalize(struct graph *g, struct job **jobs, u32 n)
 {
     g_autoptr(GError) error = NULL;
-    struct graph *g = job->graph;
+    u32 done = 0;
 
     graph_pause(g);
-    bool ok = !job->drv->prepare || job->drv->prepare(job, &error);
-    if (ok)
-        conclude(job, false);
+    while (done < n &&
+           (!jobs[done]->drv->prepare || jobs[done]->drv->prepare(jobs[done], &error)))
+        done++;
+    for (u32 i = 0; done == n && i < n; i++) {
+        if (jobs[i]->drv->commit)
+            jobs[i]->drv->commit(jobs[i]);
+        group_leave(jobs[i]);
+        conclude(jobs[i], false);
+    }
     graph_resume(g);
-    if (!ok) {
-        job->error = g_strdup(error->message);
-        fail_job(job, false);
-    } else if (job->auto_dismiss) {
-        dismiss(job);
+    if (done < n)
+        jobs[done]->error = g_strdup(error->message);
+    for (u32 i = 0; i < n; i++) {
+        struct job *job = jobs[i];
+
+        if (done < n)
+            fail_job(job, i != done);
+        else if (job->auto_dismiss)
+            dismiss(job);
     }
 }
 
-/* The thread has ended. */
-static void reap(void *opaque)
+static void finalize_all(struct job *job)
 {
-    struct job *job = opaque;
+    struct graph *g = job->graph;
 
+    if (!job->group) {
+        finalize(g, &job, 1);
+        return;
+    }
+    g_autoptr(GPtrArray) all = g_ptr_array_copy(job->group->jobs, NULL, NULL);
+    finalize(g, (struct job **)all->pdata, all->len);
+}
+
+/* The thread has ended; true: badly, and the job with it. */
+static bool reaped(struct job *job)
+{
     if (!job->joined)
         pthread_join(job->thread, NULL);
     job->joined = true;
@@ -313,21 +417,85 @@ static void reap(void *opaque)
     bool cancelled = job->cancel && (job->force || job->ret == -ECANCELED);
     int ret = job->ret;
     pthread_mutex_unlock(&job->lock);
-    if (cancelled || ret) {
-        if (!cancelled)
-            job->error = g_strdup(job->why ? job->why->message : g_strerror(-ret));
-        fail_job(job, cancelled);
-        return;
-    }
-    set_status_locked(job, JOB_WAITING);
+    job->idle = !cancelled && !ret;
+    if (job->idle)
+        return false;
+    if (!cancelled)
+        job->error = g_strdup(job->why ? job->why->message : g_strerror(-ret));
+    struct job_group *group = job->group;
+    if (group)
+        group->refs++;
+    fail_job(job, cancelled);
+    if (group)
+        group_fail(group);
+    job_group_unref(group);
+    return true;
+}
+
+static void lingered(void *opaque)
+{
+    struct job *job = opaque;
+
+    if (!reaped(job))
+        finalize_all(job);
+}
+
+static bool run_thread(struct job *, void *(*)(void *));
+
+static void *linger_thread(void *opaque)
+{
+    struct job *job = opaque;
+
+    pthread_setname_np(pthread_self(), "block job");
+    int r = job->drv->linger(job);
+    pthread_mutex_lock(&job->lock);
+    job->ret = r;
+    job->busy = false;
+    graph_call(job->graph, lingered, job);
+    pthread_mutex_unlock(&job->lock);
+    return NULL;
+}
+
+static void pend(struct job *job)
+{
     set_status_locked(job, JOB_PENDING);
-    if (job->auto_finalize) {
-        finalize(job);
+    if (job->auto_finalize)
         return;
-    }
     pthread_mutex_lock(&job->lock);
     post(job, JOB_EV_PENDING, NULL, false, 0);
     pthread_mutex_unlock(&job->lock);
+    if (!job->drv->linger)
+        return;
+    job->joined = job->idle = false;
+    if (!run_thread(job, linger_thread))
+        graph_call(job->graph, lingered, job);
+}
+
+/* The thread has ended. */
+static void reap(void *opaque)
+{
+    struct job *job = opaque;
+    bool automatic = true;
+
+    if (reaped(job))
+        return;
+    set_status_locked(job, JOB_WAITING);
+    if (!job->group) {
+        pend(job);
+        if (job->auto_finalize)
+            finalize_all(job);
+        return;
+    }
+    if (!group_waits(job->group))
+        return;
+    for (guint i = 0; i < job->group->jobs->len; i++) {
+        struct job *other = job->group->jobs->pdata[i];
+
+        automatic &= other->auto_finalize;
+        pend(other);
+    }
+    if (automatic)
+        finalize_all(job);
 }
 
 static void *thread(void *opaque)
@@ -344,22 +512,28 @@ static void *thread(void *opaque)
     return NULL;
 }
 
-void job_start(struct job *job)
+static bool run_thread(struct job *job, void *(*fn)(void *))
 {
     sigset_t all, old;
 
-    set_status_locked(job, JOB_CREATED);
-    set_status_locked(job, JOB_RUNNING);
     job->busy = true;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(&job->thread, NULL, thread, job);
+    int r = pthread_create(&job->thread, NULL, fn, job);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (r) {
         job->joined = true;
         job->ret = -r;
-        graph_call(job->graph, reap, job);
     }
+    return !r;
+}
+
+void job_start(struct job *job)
+{
+    set_status_locked(job, JOB_CREATED);
+    set_status_locked(job, JOB_RUNNING);
+    if (!run_thread(job, thread))
+        graph_call(job->graph, reap, job);
 }
 
 /* --- verbs -----------------------------------------------------------------------------------
@@ -385,11 +559,12 @@ bool job_cancel(struct job *job, bool force, GError **error)
      */
     job->force |= force || !job->ready;
     job->pause &= !job->force;
-    bool pending = job->status == JOB_PENDING;
+    bool over = job->status == JOB_PENDING || job->status == JOB_WAITING;
+    job->force |= over;
     pthread_cond_broadcast(&job->wake);
     pthread_mutex_unlock(&job->lock);
-    if (pending)
-        fail_job(job, true);
+    if (over && job->idle) /* else its thread sees it */
+        reaped(job);
     return true;
 }
 
@@ -453,7 +628,14 @@ bool job_finalize(struct job *job, GError **error)
 {
     if (!verb_ok(job, JOB_FINALIZE, error))
         return false;
-    finalize(job);
+    if (job->idle) {
+        finalize_all(job);
+        return true;
+    }
+    pthread_mutex_lock(&job->lock);
+    job->finalize_asked = true; /* lingered() goes on from there */
+    pthread_cond_broadcast(&job->wake);
+    pthread_mutex_unlock(&job->lock);
     return true;
 }
 
@@ -497,7 +679,7 @@ void graph_stop_jobs(struct graph *g)
         job->pause = false;
         job->auto_dismiss = true;
         pthread_cond_broadcast(&job->wake);
-        bool idle = job->status == JOB_PENDING || job->status == JOB_CONCLUDED;
+        bool idle = job->status == JOB_CONCLUDED || job->idle;
         pthread_mutex_unlock(&job->lock);
         if (!idle && !job->joined)
             pthread_join(job->thread, NULL);
@@ -508,10 +690,11 @@ void graph_stop_jobs(struct graph *g)
     while (g->jobs->len) {
         struct job *job = g->jobs->pdata[0];
 
-        if (job->status == JOB_PENDING)
-            fail_job(job, true);
-        else
+        if (job->status == JOB_CONCLUDED) {
             dismiss(job);
+        } else {
+            fail_job(job, true);
+        }
     }
     graph_run_calls(g);
 }
@@ -553,7 +736,8 @@ void job_pace(struct job *job, u64 bytes)
         job->due += (s64)((double)bytes * 1e9 / (double)job->speed);
         job->busy = false;
     }
-    while (job->speed && job->due > now && !job->cancel && !job->pause) {
+    while (job->speed && job->due > now && !job->cancel && !job->pause &&
+           !job->finalize_asked) {
         sleep_until(job, job->due);
         now = now_ns();
     }
@@ -565,7 +749,8 @@ void job_wait(struct job *job, u32 ms)
 {
     pthread_mutex_lock(&job->lock);
     job->busy = false;
-    if (!job->waiting && !job->cancel && !job->pause && !job->complete_asked)
+    if (!job->waiting && !job->cancel && !job->pause &&
+        !(job->status == JOB_PENDING ? job->finalize_asked : job->complete_asked))
         sleep_until(job, now_ns() + ms * 1000000ll);
     job->waiting = false;
     job->busy = true;

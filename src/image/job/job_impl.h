@@ -14,8 +14,12 @@ struct job_driver {
     /* On the job's thread: 0 or -errno, or -ECANCELED when job_stop_asked(). A message of its
      * own goes to job->why. */
     int (*run)(struct job *);
+    /* On the job's thread, too, while job-finalize is waited for (auto-finalize off): until
+     * job_told(finalize_asked), or as run(). NULL: there is nothing to do meanwhile. */
+    int (*linger)(struct job *);
     /* On the main thread, all PAUSED. After run() went well; may still fail. */
     bool (*prepare)(struct job *, GError **error);
+    void (*commit)(struct job *); /* all that end together are prepared; may be NULL */
     void (*abort)(struct job *); /* instead of prepare(), or after it failed; may be NULL */
     void (*clean)(struct job *); /* always: taps and nodes go */
     bool completes;              /* can be told to, when it is ready */
@@ -30,12 +34,14 @@ struct job {
     GPtrArray *nodes; /* struct node *, with references: those that are its own */
     pthread_t thread;
     bool joined;
+    bool idle; /* it has no thread, and waits for a word of the main thread's */
+    struct job_group *group; /* those that end together, or NULL */
     char *error; /* main thread, when concluded */
 
     pthread_mutex_t lock; /* all below */
     pthread_cond_t wake;
     enum job_status status;
-    bool cancel, force, pause, complete_asked, ready, waiting;
+    bool cancel, force, pause, complete_asked, finalize_asked, ready, waiting;
     bool busy; /* the thread is in the middle of something */
     int ret;
     GError *why;
@@ -54,6 +60,10 @@ bool job_own_chain(struct job *, struct node *top, GError **error);
 /* Instead of starting: as if it had never been. PAUSED */
 void job_discard(struct job *);
 void job_start(struct job *);
+/* Jobs of one group end well together, or none of them does.  Before they start. */
+struct job_group *job_group_new(void);
+void job_group_add(struct job_group *, struct job *);
+void job_group_unref(struct job_group *);
 /* Another object stands for the node now. */
 void job_swap_node(struct job *, struct node *from, struct node *to);
 

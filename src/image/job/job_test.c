@@ -711,7 +711,15 @@ TEST(jobs_go_through_their_states)
     EXPECT_STR(graph_node_name(top(b)), "n0");
     EXPECT_EQ(image_write_now(b->disk, 5000, "late", 4), 0); /* the last bytes go over too */
     memcpy(b->model + 5000, "late", 4);
+    /* and do so before anybody asks for the end */
+    char copied[5] = "";
+    for (u32 i = 0; i < 5000 && strcmp(copied, "late") != 0; i++) {
+        g_usleep(1000);
+        node_pread(graph_find_node(b->graph, "copy"), 5000, copied, 4);
+    }
+    EXPECT_STR(copied, "late");
     GOOD(job_finalize(job, &error));
+    EXPECT(wait_status(b, "m", BIT(JOB_CONCLUDED)));
     EXPECT_STR(graph_node_name(top(b)), "copy");
     EXPECT(disk_is(b, b->model));
     job_get_info(job, &info);
@@ -724,6 +732,102 @@ TEST(jobs_go_through_their_states)
     EXPECT_STR(b->events->str,
                "created running paused running ready READY standby ready waiting pending "
                "PENDING COMPLETED concluded null ");
+    bed_free(b);
+}
+
+/* Until all of them are gone, or one is in that state. */
+static bool wait_all_gone(struct bed *b)
+{
+    for (u32 i = 0; i < 10000 && job_count(b->graph); i++) {
+        g_usleep(1000);
+        settle(b);
+    }
+    return !job_count(b->graph);
+}
+
+static bool two_backups(struct bed *b, const char *second_device, s64 second_speed, bool manual)
+{
+    struct transaction *t = transaction_begin(b->graph);
+    g_autofree char *one = new_file(b), *two = new_file(b);
+    struct backup_args a = { .job = { .id = "one", .device = "d0", .manual_finalize = manual },
+                             .target = { .file = one },
+                             .sync = SYNC_INCREMENTAL,
+                             .bitmap = "b" };
+    struct backup_args c = { .job = { .id = "two",
+                                      .device = second_device,
+                                      .speed = second_speed,
+                                      .manual_finalize = manual },
+                             .target = { .file = two },
+                             .sync = SYNC_FULL };
+    g_autoptr(GError) error = NULL;
+
+    transaction_grouped(t);
+    bool ok = transaction_backup(t, &a, &error) && transaction_backup(t, &c, &error);
+    if (!ok)
+        printf("# %s\n", error->message);
+    transaction_end(t, ok);
+    return ok;
+}
+
+TEST(jobs_that_end_together)
+{
+    struct bed *b = bed_new("qcow2", "", 1);
+    g_autofree char *path = new_file(b);
+    struct bitmap_args m = { .name = "b" };
+    g_autoptr(GError) why = NULL;
+    struct job_info info;
+    struct bitmap_info bits;
+
+    fill(b);
+    if (!image_create(path, "raw", SIZE, dict_new(), false, NULL, &why))
+        printf("# %s\n", why->message);
+    struct dict *d = dict_new();
+    dict_set(d, "driver", "raw");
+    dict_set(d, "node-name", "other");
+    dict_set(d, "file.driver", "file");
+    dict_set(d, "file.filename", path);
+    GOOD(graph_blockdev_add(b->graph, d, &error));
+    GOOD(graph_bitmap_add(b->graph, "d0", &m, &error));
+    EXPECT_EQ(image_write_now(b->disk, 0, "late", 4), 0);
+    memcpy(b->model, "late", 4);
+
+    /* the fast one waits for the slow one */
+    EXPECT(two_backups(b, "other", 1, false));
+    EXPECT(wait_status(b, "one", BIT(JOB_WAITING)));
+    g_usleep(20000);
+    settle(b);
+    job_get_info(job_find(b->graph, "one"), &info);
+    EXPECT_EQ(info.status, JOB_WAITING);
+    GOOD(job_set_speed(job_find(b->graph, "two"), 0, &error));
+    EXPECT(wait_all_gone(b));
+    EXPECT(!b->error);
+    graph_bitmap_info(top(b), 0, &bits);
+    EXPECT_EQ(bits.count, 0);
+
+    /* the slow one is cancelled: so is the other, and the bitmap is as it was */
+    EXPECT_EQ(image_write_now(b->disk, 0, "more", 4), 0);
+    memcpy(b->model, "more", 4);
+    g_string_truncate(b->events, 0);
+    EXPECT(two_backups(b, "other", 1, false));
+    EXPECT(wait_status(b, "one", BIT(JOB_WAITING)));
+    GOOD(job_cancel(job_find(b->graph, "two"), true, &error));
+    EXPECT(wait_all_gone(b));
+    EXPECT(strstr(b->events->str, "CANCELLED") && !strstr(b->events->str, "COMPLETED"));
+    graph_bitmap_info(top(b), 0, &bits);
+    EXPECT_EQ(bits.count, bits.granularity);
+
+    /* one word ends both */
+    EXPECT(two_backups(b, "other", 0, true));
+    EXPECT(wait_status(b, "one", BIT(JOB_PENDING)));
+    EXPECT(wait_status(b, "two", BIT(JOB_PENDING)));
+    GOOD(job_finalize(job_find(b->graph, "two"), &error));
+    EXPECT(wait_all_gone(b));
+    graph_bitmap_info(top(b), 0, &bits);
+    EXPECT_EQ(bits.count, 0);
+
+    /* the VM ends in the middle of it */
+    EXPECT(two_backups(b, "other", 1, true));
+    EXPECT(wait_status(b, "one", BIT(JOB_WAITING)));
     bed_free(b);
 }
 

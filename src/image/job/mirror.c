@@ -8,7 +8,9 @@
  * before it is acknowledged.  Then ranges keep a write and a copy of the same bytes apart.
  *
  * When it is told to complete, the last marks are dealt with on the main thread, with all
- * requests held back; then whoever stood on the source stands on the target.
+ * requests held back; then whoever stood on the source stands on the target.  Should that be
+ * somebody's decision (auto-finalize off), the thread goes on copying until it is made: what is
+ * left for the main thread is little.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -212,6 +214,34 @@ static int mirror_run(struct job *job)
     return r;
 }
 
+/* What the guest writes while the end is waited for. */
+static int mirror_linger(struct job *job)
+{
+    struct mirror *m = mirror_of(job);
+    void *buf = job_buffer();
+    u64 at, len, next = 0;
+    int r = buf ? 0 : -ENOMEM;
+
+    while (!r) {
+        bool write;
+
+        if (job_stop_asked(job)) {
+            r = -ECANCELED;
+        } else if (bits_next(&m->dirty, next, JOB_CHUNK, &at, &len) ||
+                   bits_next(&m->dirty, 0, JOB_CHUNK, &at, &len)) {
+            r = copy_chunk(m, at, len, buf, &write);
+            next = at + len;
+            job_pace(job, len);
+        } else if (job_told(job, &job->finalize_asked)) {
+            break;
+        } else {
+            job_wait(job, 1000);
+        }
+    }
+    free(buf);
+    return r;
+}
+
 /* --- the end ---------------------------------------------------------------------------------
  */
 
@@ -277,6 +307,7 @@ static const struct job_driver mirror_driver = {
     .size = sizeof(struct mirror),
     .block = true,
     .run = mirror_run,
+    .linger = mirror_linger,
     .prepare = mirror_prepare,
     .clean = mirror_clean,
     .completes = true,
@@ -286,6 +317,7 @@ static const struct job_driver active_commit_driver = {
     .size = sizeof(struct mirror),
     .block = true,
     .run = mirror_run,
+    .linger = mirror_linger,
     .prepare = mirror_prepare,
     .clean = mirror_clean,
     .completes = true,

@@ -188,6 +188,17 @@ static const char *one_of(const char *device, const char *node, GError **error)
     return !device == !node ? NULL : device ? device : node;
 }
 
+bool qmp_change_backing_file(struct vm *vm, const struct qmp_change_backing_file *a,
+                             struct json_out *ret UNUSED, GError **error)
+{
+    GError *why = NULL;
+
+    return has_graph(vm, error) &&
+           qmp_told(graph_change_backing(vm->graph, a->device, a->image_node_name,
+                                         a->backing_file, &why),
+                    &why, error);
+}
+
 bool qmp_block_resize(struct vm *vm, const struct qmp_block_resize *a,
                       struct json_out *ret UNUSED, GError **error)
 {
@@ -416,10 +427,13 @@ bool qmp_transaction(struct vm *vm, const struct qmp_transaction *a,
         a->properties ? json_object_get_member(a->properties, "completion-mode") : NULL;
     if (mode &&
         (!JSON_NODE_HOLDS_VALUE(mode) || json_node_get_value_type(mode) != G_TYPE_STRING ||
-         strcmp(json_node_get_string(mode), "individual") != 0))
+         (strcmp(json_node_get_string(mode), "individual") != 0 &&
+          strcmp(json_node_get_string(mode), "grouped") != 0)))
         return qmp_fail(error, QMP_GENERIC_ERROR,
-                        "Parameter 'completion-mode': only individual is there");
+                        "Parameter 'completion-mode' expects individual or grouped");
     struct transaction *t = transaction_begin(vm->graph);
+    if (mode && strcmp(json_node_get_string(mode), "grouped") == 0)
+        transaction_grouped(t);
     for (u32 i = 0; ok && i < json_array_get_length(a->actions); i++)
         ok = act_node(vm, t, json_array_get_element(a->actions, i), i, error);
     transaction_end(t, ok);
