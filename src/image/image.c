@@ -292,16 +292,14 @@ static void enqueue(struct image *img, struct request *q)
 /* --- without threads -------------------------------------------------------------------------
  */
 
-static void ring_did(void *tag, int res)
+/* The request, which is active, has been done outside of our threads, or it is for them now. */
+static void did(struct request *q, bool ok)
 {
-    struct request *q = tag;
     struct image *img = q->img;
-    bool ok = q->op == OP_FLUSH ? res == 0 : res >= 0 && (u64)res == q->len;
 
     pthread_mutex_lock(&img->lock);
     if (ok && q->op == OP_WRITE)
         node_direct_wrote(img->node, q->at + q->len);
-    img->in_ring--;
     img->active--;
     if (img->paused)
         pthread_cond_broadcast(&img->idle);
@@ -319,14 +317,53 @@ static void ring_did(void *tag, int res)
     pthread_mutex_unlock(&img->lock);
 }
 
+static void ring_did(void *tag, int res)
+{
+    struct request *q = tag;
+
+    pthread_mutex_lock(&q->img->lock);
+    q->img->in_ring--;
+    pthread_mutex_unlock(&q->img->lock);
+    did(q, q->op == OP_FLUSH ? res == 0 : res >= 0 && (u64)res == q->len);
+}
+
+static void node_did(void *tag, int res)
+{
+    did(tag, !res);
+}
+
+/* For the threads alone. */
+static bool slow(const struct image *img, const struct request *q)
+{
+    return q->bad || q->slow || q->op > OP_FLUSH || q->len > INT32_MAX ||
+           (!q->len && q->op != OP_FLUSH) || (img->read_only && q->op != OP_READ);
+}
+
+/* true: the node has it, and comes back by node_did(). */
+static bool by_node(struct image *img, struct request *q)
+{
+    if (slow(img, q))
+        return false;
+    pthread_mutex_lock(&img->lock);
+    struct node *n = img->paused || !img->node->drv->start ? NULL : img->node;
+    img->active += n != NULL;
+    pthread_mutex_unlock(&img->lock);
+    if (!n)
+        return false;
+    bool fua = q->op == OP_WRITE && (q->flag || img->writethrough);
+    if (node_start(n, (enum image_op)kinds[q->op], q->at, q->len, q->v, q->n, fua, node_did, q))
+        return true;
+    image_leave(img);
+    return false;
+}
+
 /* true: the kernel has it. */
 static bool by_ring(struct image *img, struct request *q)
 {
     struct direct d;
     bool taken;
 
-    if (q->bad || q->slow || q->op > OP_FLUSH || q->len > INT32_MAX ||
-        (!q->len && q->op != OP_FLUSH) || (img->read_only && q->op != OP_READ))
+    if (slow(img, q))
         return false;
     pthread_mutex_lock(&img->lock);
     taken = !img->paused &&
@@ -456,7 +493,7 @@ static void submit(struct image *img, enum op op, u64 at, u64 len, const struct 
     bool limited = img->throttle.on && (op == OP_READ || op == OP_WRITE || op == OP_ZERO);
     if (limited && !throttle_pass(&img->throttle, op != OP_READ, &q->limit))
         return;
-    if (!img->ring || !by_ring(img, q))
+    if ((!img->ring || !by_ring(img, q)) && !by_node(img, q))
         go(&img->throttle, &q->limit);
 }
 

@@ -182,6 +182,16 @@ bool node_direct(struct node *n, enum image_op op, u64 at, u64 len, const struct
     return n->drv->direct(n, op, at, len, v, k, ret);
 }
 
+bool node_start(struct node *n, enum image_op op, u64 at, u64 len, const struct iovec *v, int k,
+                bool fua, node_done *done, void *tag)
+{
+    if (!n->drv->start || (op != IMAGE_OP_READ && n->read_only) ||
+        (op == IMAGE_OP_WRITE && (n->detect_zeroes || tapped(n))) ||
+        (op != IMAGE_OP_FLUSH && (len > n->size || at > n->size - len)))
+        return false;
+    return n->drv->start(n, op, at, len, v, k, fua, done, tag);
+}
+
 void node_direct_wrote(struct node *n, u64 end)
 {
     for (; n; n = n->file) /* all at the same place: who has none of its own, has no direct() */

@@ -99,6 +99,7 @@ struct direct {
 };
 
 struct node;
+typedef void node_done(void *tag, int res);
 struct driver {
     const char *name; /* "qcow2" */
     enum { FORMAT, PROTOCOL, FILTER } kind;
@@ -160,6 +161,13 @@ struct driver {
     /* Where the bytes lie plainly in a file, for io_uring, see node_direct(). NULL: not so. */
     bool (*direct)(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
                    struct direct *ret);
+    /*
+     * The request without a thread that waits for it: true, and done(tag, 0 or -errno) comes
+     * later from another thread, never inside the call; v's array is copied.  false: not so,
+     * make it by read() and so on.  For READ, WRITE and FLUSH. NULL: never so.
+     */
+    bool (*start)(struct node *, enum image_op, u64 at, u64 len, const struct iovec *v, int n,
+                  bool fua, node_done *done, void *tag);
     /* Protocols: writing comes or goes while it is open, and with it the locks. */
     bool (*set_writable)(struct node *, bool writable, GError **);
 };
@@ -274,6 +282,9 @@ int node_chain_status(struct node *, u64 at, u64 len, u32 layers, struct image_e
 bool node_direct(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
                  struct direct *ret);
 void node_direct_wrote(struct node *, u64 end);
+/* See driver.start; what comes of a write is told by node_direct_wrote() too. */
+bool node_start(struct node *, enum image_op, u64 at, u64 len, const struct iovec *, int n,
+                bool fua, node_done *, void *tag);
 int node_pread(struct node *, u64 at, void *to, size_t n);
 int node_pwrite(struct node *, u64 at, const void *from, size_t n);
 /* From the backing file, zeroes where there is none or where it ends. */

@@ -78,6 +78,13 @@ static bool raw_direct(struct node *n, enum image_op op, u64 at, u64 len, const 
            node_direct(n->file, op, at, len, v, k, ret);
 }
 
+static bool raw_start(struct node *n, enum image_op op, u64 at, u64 len, const struct iovec *v,
+                      int k, bool fua, node_done *done, void *tag)
+{
+    return !container_of(n, struct raw, node)->offset &&
+           node_start(n->file, op, at, len, v, k, fua, done, tag);
+}
+
 static const struct image_option raw_options[] = {
     { "preallocation", OPTION_STR, "Preallocation mode (allowed values: off, falloc, full)",
       NULL },
@@ -135,6 +142,7 @@ const struct driver format_raw = {
     .flush = raw_flush,
     .status = raw_status,
     .direct = raw_direct,
+    .start = raw_start,
     .create_options = raw_options,
     .create = raw_create,
     .resize = raw_resize,

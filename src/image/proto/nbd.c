@@ -10,6 +10,7 @@
  * not aligned as it wants them are widened.
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -23,6 +24,23 @@ struct nbd {
     struct nbd_link link;
     pthread_mutex_t lock; /* for ranges */
     struct ranges ranges; /* writes that are widened go alone */
+    /* Requests that nobody waits for, done: their completions run on a thread of their own,
+     * since they may want locks whose holders wait for the connection. */
+    pthread_t teller;
+    pthread_mutex_t told_lock; /* what follows */
+    pthread_cond_t told;
+    struct async *done, **last_done;
+    bool over;
+};
+
+struct async {
+    struct async *next;
+    struct nbd *nbd;
+    struct nbd_op op;
+    node_done *done;
+    void *tag;
+    int result;
+    struct iovec v[];
 };
 
 static struct nbd *nbd_of(struct node *n)
@@ -236,6 +254,84 @@ static int nbd_status(struct node *n, u64 at, u64 len, struct extent *ret)
     return 0;
 }
 
+/* --- requests that nobody waits for ----------------------------------------------------------
+ */
+
+static void *tell(void *opaque)
+{
+    struct nbd *s = opaque;
+
+    pthread_setname_np(pthread_self(), "nbd done");
+    pthread_mutex_lock(&s->told_lock);
+    while (s->done || !s->over) {
+        struct async *a = s->done;
+
+        if (!a) {
+            pthread_cond_wait(&s->told, &s->told_lock);
+            continue;
+        }
+        s->done = NULL;
+        s->last_done = &s->done;
+        pthread_mutex_unlock(&s->told_lock);
+        while (a) {
+            struct async *next = a->next;
+
+            a->done(a->tag, a->result);
+            g_free(a);
+            a = next;
+        }
+        pthread_mutex_lock(&s->told_lock);
+    }
+    pthread_mutex_unlock(&s->told_lock);
+    return NULL;
+}
+
+static void async_done(struct nbd_op *op, int result)
+{
+    struct async *a = container_of(op, struct async, op);
+    struct nbd *s = a->nbd;
+
+    a->result = result;
+    a->next = NULL;
+    pthread_mutex_lock(&s->told_lock);
+    *s->last_done = a;
+    s->last_done = &a->next;
+    pthread_cond_signal(&s->told);
+    pthread_mutex_unlock(&s->told_lock);
+}
+
+static bool nbd_start(struct node *n, enum image_op op, u64 at, u64 len, const struct iovec *v,
+                      int k, bool fua, node_done *done, void *tag)
+{
+    static const u16 types[] = { [IMAGE_OP_READ] = NBD_CMD_READ,
+                                 [IMAGE_OP_WRITE] = NBD_CMD_WRITE,
+                                 [IMAGE_OP_FLUSH] = NBD_CMD_FLUSH };
+    struct nbd *s = nbd_of(n);
+    const struct nbd_export_info *i = &s->link.info;
+    u16 needs =
+        (op == IMAGE_OP_FLUSH ? NBD_FLAG_SEND_FLUSH : 0) | (fua ? NBD_FLAG_SEND_FUA : 0);
+
+    if (op > IMAGE_OP_FLUSH || len > i->max || i->min > 1 || (i->flags & needs) != needs)
+        return false;
+    struct async *a = g_malloc0(sizeof *a + (size_t)k * sizeof *v);
+    a->nbd = s;
+    a->done = done;
+    a->tag = tag;
+    if (k)
+        memcpy(a->v, v, (size_t)k * sizeof *v);
+    a->op = (struct nbd_op){ .type = types[op],
+                             .flags = fua ? NBD_CMD_FLAG_FUA : 0,
+                             .at = op == IMAGE_OP_FLUSH ? 0 : at,
+                             .len = op == IMAGE_OP_FLUSH ? 0 : (u32)len,
+                             .v = a->v,
+                             .n = k,
+                             .done = async_done };
+    if (nbd_link_try(&s->link, &a->op))
+        return true;
+    g_free(a);
+    return false;
+}
+
 static bool nbd_set_writable(struct node *n, bool on, GError **error)
 {
     struct nbd *s = nbd_of(n);
@@ -300,6 +396,15 @@ static bool take_address(struct dict *o, struct stream_address *ret, GError **er
 static void nbd_free(struct nbd *s)
 {
     nbd_link_close(&s->link);
+    if (s->teller) {
+        pthread_mutex_lock(&s->told_lock);
+        s->over = true;
+        pthread_cond_signal(&s->told);
+        pthread_mutex_unlock(&s->told_lock);
+        pthread_join(s->teller, NULL);
+    }
+    pthread_cond_destroy(&s->told);
+    pthread_mutex_destroy(&s->told_lock);
     ranges_clear(&s->ranges);
     pthread_mutex_destroy(&s->lock);
 }
@@ -334,6 +439,19 @@ static bool take_options(struct nbd *s, struct dict *o, const struct open_how *h
     return l->tls || !(creds || tls);
 }
 
+static bool start_teller(struct nbd *s, GError **error)
+{
+    sigset_t all, old;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int r = pthread_create(&s->teller, NULL, tell, s);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r)
+        s->teller = 0;
+    return !r || fail_errno(error, r, "no thread for the NBD client");
+}
+
 static bool nbd_open(struct node *n, struct dict *o, const struct open_how *how, GError **error)
 {
     struct nbd *s = nbd_of(n);
@@ -342,6 +460,9 @@ static bool nbd_open(struct node *n, struct dict *o, const struct open_how *how,
     nbd_link_init(l);
     pthread_mutex_init(&s->lock, NULL);
     ranges_init(&s->ranges);
+    pthread_mutex_init(&s->told_lock, NULL);
+    pthread_cond_init(&s->told, NULL);
+    s->last_done = &s->done;
     bool ok = take_options(s, o, how, error);
     if (ok) {
         g_free(n->filename);
@@ -355,6 +476,7 @@ static bool nbd_open(struct node *n, struct dict *o, const struct open_how *how,
         ok = fail(error, ERR_IO, "%s: the server's export is read-only", n->filename);
     if (ok && dict_has(o, "x-dirty-bitmap") && !l->info.has_context)
         ok = fail(error, ERR_NOT_FOUND, "%s: the server has no '%s'", n->filename, l->context);
+    ok = ok && start_teller(s, error);
     if (!ok) {
         nbd_free(s);
         return false;
@@ -461,5 +583,6 @@ const struct driver proto_nbd = {
     .discard = nbd_discard,
     .flush = nbd_flush,
     .status = nbd_status,
+    .start = nbd_start,
     .set_writable = nbd_set_writable,
 };

@@ -86,5 +86,7 @@ bool nbd_link_open(struct nbd_link *, GError **error);
 void nbd_link_close(struct nbd_link *);
 /* op->done() comes later, or at once. Any thread. */
 void nbd_link_start(struct nbd_link *, struct nbd_op *);
+/* The same if there is a connection; false: there is none. */
+bool nbd_link_try(struct nbd_link *, struct nbd_op *);
 /* The same and waits: 0 or -errno. */
 int nbd_link_do(struct nbd_link *, struct nbd_op *);

@@ -149,15 +149,15 @@ static int send_some(struct nbd_link *l)
     return 0;
 }
 
-void nbd_link_start(struct nbd_link *l, struct nbd_op *op)
+/* false: it can neither be asked now, nor wait. */
+static bool start(struct nbd_link *l, struct nbd_op *op, bool may_wait)
 {
     bool wake = false;
 
     pthread_mutex_lock(&l->lock);
-    if (!l->connected && stream_now() >= l->give_up) {
+    if (!l->connected && (!may_wait || stream_now() >= l->give_up)) {
         pthread_mutex_unlock(&l->lock);
-        op_done(op, -EIO);
-        return;
+        return false;
     }
     queue_put(&l->waiting, op);
     if (l->connected) {
@@ -167,6 +167,18 @@ void nbd_link_start(struct nbd_link *l, struct nbd_op *op)
     pthread_mutex_unlock(&l->lock);
     if (wake)
         ring(l->wake_fd);
+    return true;
+}
+
+void nbd_link_start(struct nbd_link *l, struct nbd_op *op)
+{
+    if (!start(l, op, true))
+        op_done(op, -EIO);
+}
+
+bool nbd_link_try(struct nbd_link *l, struct nbd_op *op)
+{
+    return start(l, op, false);
 }
 
 /* --- receiving -------------------------------------------------------------------------------
