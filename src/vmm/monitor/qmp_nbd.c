@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "image/graph.h"
 #include "nbd/server.h"
+#include "vmm/dev/drive.h"
 #include "vmm/monitor/monitor_impl.h"
 #include "wire/qmp/qmp_gen.h"
 
@@ -173,6 +174,8 @@ static bool add(struct vm *vm, const struct wanted *w, GError **error)
     if (find(vm, w->id))
         return qmp_fail(error, QMP_GENERIC_ERROR, "Block export id '%s' is already in use",
                         w->id);
+    if (w->writable)
+        drive_free_unused(vm, w->node); /* -blockdev's, which no device wants */
     struct vm_export *e = g_new0(struct vm_export, 1);
     e->vm = vm;
     e->id = g_strdup(w->id);
