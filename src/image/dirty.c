@@ -74,7 +74,8 @@ bool bits_get(const struct bits *b, u64 at)
 
 bool bits_next(const struct bits *b, u64 at, u64 max, u64 *ret_at, u64 *ret_len)
 {
-    u64 i = at >> b->shift;
+    /* The end may lie inside of the last granule. */
+    u64 i = at < b->size ? at >> b->shift : b->n;
 
     while (i < b->n) {
         u64 w = atomic_load(&b->word[i / 64]) >> i % 64;

@@ -1027,6 +1027,21 @@ TEST(jobs_meet_errors)
     bed_free(b);
 }
 
+TEST(bits_end_inside_of_a_granule)
+{
+    struct bits small, large;
+    u64 at, len;
+
+    EXPECT(bits_init(&small, 5000, 512, NULL) && bits_init(&large, 5000, 65536, NULL));
+    bits_set(&large, 4999, 1);
+    EXPECT(bits_next(&large, 0, 5000, &at, &len) && at == 0 && len == 5000);
+    EXPECT(!bits_next(&large, 5000, 5000, &at, &len));
+    bits_merge(&small, &large); /* it comes to an end */
+    EXPECT_EQ(bits_count(&small), 10 * 512);
+    bits_clear(&small);
+    bits_clear(&large);
+}
+
 TEST(bits_are_set_and_found)
 {
     struct bits s = { 0 };
