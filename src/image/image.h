@@ -160,6 +160,7 @@ enum image_limits {
     IMAGE_IOPS_WRITE,
     IMAGE_LIMITS
 };
+extern const char *const image_limit_names[IMAGE_LIMITS]; /* "bps-total" ... */
 struct image_throttle {
     struct image_limit {
         u64 avg;     /* 0: no limit */
@@ -181,6 +182,8 @@ char *image_get_throttle(struct image *, struct image_throttle *ret);
 bool image_throttle_group(const char *name, const struct image_throttle *, GError **error);
 bool image_throttle_group_find(const char *name, struct image_throttle *ret); /* ret or NULL */
 bool image_throttle_group_free(const char *name); /* false: it is in use, or not there */
+/* The names of those that are there by themselves; g_ptr_array_unref. */
+GPtrArray *image_throttle_groups(void);
 
 /* --- what it has done --- */
 

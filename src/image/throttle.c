@@ -26,6 +26,11 @@ struct throttle_group {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work;
 static struct throttle_group *groups;
+const char *const image_limit_names[IMAGE_LIMITS] = {
+    [IMAGE_BPS] = "bps-total",       [IMAGE_BPS_READ] = "bps-read",
+    [IMAGE_BPS_WRITE] = "bps-write", [IMAGE_IOPS] = "iops-total",
+    [IMAGE_IOPS_READ] = "iops-read", [IMAGE_IOPS_WRITE] = "iops-write",
+};
 static bool thread_runs;
 static u32 drains; /* under way: filter nodes let all pass, as it may be theirs */
 
@@ -460,6 +465,19 @@ bool image_throttle_group_find(const char *name, struct image_throttle *ret)
         *ret = g->s.limits;
     pthread_mutex_unlock(&lock);
     return g != NULL;
+}
+
+GPtrArray *image_throttle_groups(void)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+
+    pthread_mutex_lock(&lock);
+    for (const struct throttle_group *g = groups; g; g = g->next) {
+        if (g->owned)
+            g_ptr_array_add(names, g_strdup(g->name));
+    }
+    pthread_mutex_unlock(&lock);
+    return names;
 }
 
 bool image_throttle_group_free(const char *name)

@@ -5,11 +5,6 @@
 #include "base/error.h"
 #include "vmm/options_parse.h"
 
-static const char *const names[IMAGE_LIMITS] = {
-    [IMAGE_BPS] = "bps-total",       [IMAGE_BPS_READ] = "bps-read",
-    [IMAGE_BPS_WRITE] = "bps-write", [IMAGE_IOPS] = "iops-total",
-    [IMAGE_IOPS_READ] = "iops-read", [IMAGE_IOPS_WRITE] = "iops-write",
-};
 /* What they were called before they had a prefix; with _max and _max_length. */
 static const char *const old_names[IMAGE_LIMITS] = {
     [IMAGE_BPS] = "bps",   [IMAGE_BPS_READ] = "bps_rd",   [IMAGE_BPS_WRITE] = "bps_wr",
@@ -31,9 +26,9 @@ static bool take_limits(GPtrArray *kv, const char *prefix, struct image_throttle
     for (u32 i = 0; i < IMAGE_LIMITS; i++) {
         struct image_limit *l = &t->limit[i];
 
-        if (!take(kv, prefix, names[i], "", &l->avg, error) ||
-            !take(kv, prefix, names[i], "-max", &l->max, error) ||
-            !take(kv, prefix, names[i], "-max-length", &l->seconds, error))
+        if (!take(kv, prefix, image_limit_names[i], "", &l->avg, error) ||
+            !take(kv, prefix, image_limit_names[i], "-max", &l->max, error) ||
+            !take(kv, prefix, image_limit_names[i], "-max-length", &l->seconds, error))
             return false;
     }
     return take(kv, prefix, "iops-size", "", &t->op_size, error);

@@ -469,3 +469,41 @@ def persistent(t):
     t.ok('"name": "off"' in info and '"in-use"' in info and '"name": "b"' not in info, info)
     img(t, "bitmap", "--remove", top, "off")
     img(t, "check", "-q", top)
+
+
+@case("objects: throttle groups come, change, go")
+def groups(t):
+    top, _, _ = disk(t, "groups")
+    options, (path,) = sockets(1)
+    with Guest(t.accel + BARE + ["-S", "-object", "throttle-group,id=g0,x-iops-total=7"] + options) as g, \
+         Manager(path) as q:  # fmt: skip
+        q.call("object-add", **{"qom-type": "throttle-group", "id": "g1",
+                                "limits": {"bps-total": 1 << 20, "bps-total-max": 2 << 20}})  # fmt: skip
+        listed = {x["name"]: x["type"] for x in q.call("qom-list", path="/objects")}
+        t.ok(listed.get("g0") == listed.get("g1") == "child<throttle-group>", "qom-list: %r" % listed)
+        t.ok(q.call("qom-get", path="/objects/g0", property="limits")["iops-total"] == 7, "g0")
+        q.call("qom-set", path="/objects/g1", property="limits", value={"iops-read": 50})
+        got = q.call("qom-get", path="/objects/g1", property="limits")
+        t.ok(len(got) == 19 and got["bps-total"] == 1 << 20 and got["bps-total-max"] == 2 << 20 and
+             got["iops-read"] == 50 and got["iops-size"] == 0, "g1: %r" % got)  # fmt: skip
+        for command, arguments, said in (
+            ("object-add", {"qom-type": "throttle-group", "id": "g1"}, "attempt to add duplicate property 'g1'"),
+            ("object-add", {"qom-type": "throttle-group", "id": "1"}, "expects an identifier"),
+            ("object-add", {"qom-type": "throttle-group", "id": "g2", "limits": {"bps": 1}}, "'bps' is unexpected"),
+            ("qom-set", {"path": "/objects/g1", "property": "limits", "value": {"bps-read": 5}}, "goes without one for reads"),
+            ("qom-set", {"path": "/objects/g1", "property": "limits", "value": 7}, "expected: object"),
+            ("qom-get", {"path": "/objects/g1", "property": "size"}, "not found"),
+            ("qom-get", {"path": "/objects/no", "property": "limits"}, "not found"),
+            ("object-del", {"id": "no"}, "not found"),
+        ):  # fmt: skip
+            r = q.ask({"execute": command, "arguments": arguments})
+            t.ok("error" in r and said in r["error"]["desc"], "%s %r: %r" % (command, arguments, r))
+        q.call("blockdev-add", driver="throttle", **{"node-name": "f", "throttle-group": "g1",
+               "file": {"driver": "qcow2", "file": {"driver": "file", "filename": top}}})  # fmt: skip
+        r = q.ask({"execute": "object-del", "arguments": {"id": "g1"}})
+        t.ok("in use" in r["error"]["desc"], "while it is used: %r" % r)
+        q.call("blockdev-del", **{"node-name": "f"})
+        q.call("object-del", id="g1")
+        t.ok("g1" not in [x["name"] for x in q.call("qom-list", path="/objects")], "it is still there")
+        q.call("quit")
+        t.ok(g.wait(10) == 0, "status %s" % g.status)
