@@ -56,6 +56,8 @@ static int find_layers(const char *top, const struct img_open *how, const char *
     l[n++].format = g_strdup(how->format);
     for (;;) {
         h.format = l[n - 1].format;
+        g_autodict options = n > 1 ? img_backing_options(top, how, n - 1) : NULL;
+        h.driver = options;
         struct image *img = img_open(l[n - 1].name, &h);
         if (!img)
             return 1;
@@ -88,6 +90,8 @@ static int commit(struct layer *l, u32 n, const struct img_open *how, bool empty
     h.write = true;
     h.image_opts = false;
     h.format = l[n - 1].format;
+    g_autodict options = img_backing_options(l[0].name, how, n - 1);
+    h.driver = options;
     struct image *base = img_open(l[n - 1].name, &h);
     if (!base)
         return 1;
@@ -98,6 +102,8 @@ static int commit(struct layer *l, u32 n, const struct img_open *how, bool empty
         h.no_backing = true;
         h.write = !i && empty;
         h.format = l[i].format;
+        g_autodict own = i ? img_backing_options(l[0].name, how, i) : NULL;
+        h.driver = own;
         struct image *img = img_open(l[i].name, &h);
         if (!img) {
             ret = 1;
@@ -281,9 +287,13 @@ int img_rebase(int argc, char **argv)
     struct image_info *i = image_get_info(img);
     if (!unsafe) {
         if (i->full_backing_filename) {
+            g_autodict options = img_backing_options(argv[optind], &h, 1);
+
             below.format = i->backing_format;
+            below.driver = options;
             if (!(old = img_open(i->full_backing_filename, &below)))
                 r = 1;
+            below.driver = NULL;
         }
         if (!r && *backing) {
             g_autofree char *folder = g_path_get_dirname(argv[optind]);

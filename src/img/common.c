@@ -180,6 +180,19 @@ struct image *img_open(const char *name, const struct img_open *h)
     return img;
 }
 
+struct dict *img_backing_options(const char *name, const struct img_open *h, u32 depth)
+{
+    struct dict *d = h->image_opts ? dict_from_text(name, NULL, NULL) : NULL;
+
+    while (d && depth--) {
+        struct dict *below = dict_take(d, "backing");
+
+        dict_free(d);
+        d = below;
+    }
+    return d;
+}
+
 /* --- progress --------------------------------------------------------------------------------
  */
 

@@ -49,6 +49,9 @@ struct img_open {
     bool quiet;
 };
 struct image *img_open(const char *name, const struct img_open *); /* complains itself */
+/* What --image-opts says of the image's backing file, `depth` layers below (1: its own), for
+ * img_open's driver; NULL: nothing. */
+struct dict *img_backing_options(const char *name, const struct img_open *, u32 depth);
 
 /* convert --bitmaps; both complain themselves. */
 bool img_check_bitmaps(struct image *from, bool skip_broken);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * luks_fuzz.c - fuzz target of encrypted images: a good one under headers of any bytes.
+ * luks_fuzz.c - fuzz target of encrypted images: a good one with patches in its headers.
  *
  * byte 0: bits 0-1: luks, qcow2 with luks, qcow2 with aes; the others say what is done with it.
- * What follows lies over the image's first bytes: for luks its header; for qcow2 512 bytes of
- * its own header, and then the header of LUKS where the image has it.
+ * Then patches: place (2 bytes; the top bit: in the header of LUKS, else from the image's
+ * begin), length, bytes.
  *
  * Iterations that would be taken, but take long, are made fewer here: those that are too many
  * stay, since they are to be refused.
@@ -17,7 +17,7 @@
 #include "fuzz.h"
 #include "image/image.h"
 
-enum { DISK = 64 << 10, KINDS = 3, QCOW2_HEAD = 512, LUKS_HEAD = 592, PAGE = 4096 };
+enum { DISK = 64 << 10, KINDS = 3, HEAD = 1024, PATCH = 8, PAGE = 4096 };
 enum { ITERATIONS_FEW = 1500, ITERATIONS_MANY = 1 << 29 };
 
 static const struct {
@@ -184,12 +184,17 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t n)
         build();
     unsigned kind = data[0] % 4 % KINDS;
     g_autofree u8 *p = g_memdup2(good[kind].p, good[kind].n);
-    size_t luks = good[kind].luks_at, first = kind ? QCOW2_HEAD : LUKS_HEAD;
-    size_t part = MIN(n - 1, first);
+    size_t luks = good[kind].luks_at;
 
-    memcpy(p, data + 1, part);
-    if (luks && n - 1 > part)
-        memcpy(p + luks, data + 1 + part, MIN(n - 1 - part, LUKS_HEAD));
+    for (size_t left = n - 1; left > 3;) {
+        const u8 *patch = data + n - left;
+        size_t at = (size_t)(patch[0] << 8 | patch[1]),
+               len = MIN(patch[2] % PATCH + 1u, left - 3);
+
+        at = (at & 0x7fff) % HEAD + (at & 0x8000 ? luks : 0);
+        memcpy(p + at, patch + 3, len);
+        left -= 3 + len;
+    }
     if (kind < 2) {
         fewer(p + luks + 164);
         for (unsigned i = 0; i < 8; i++)
@@ -210,20 +215,23 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t n)
 /* ---- seeds for the replay ------------------------------------------------------------------
  */
 
-const unsigned fuzz_seeds = KINDS;
+enum { PLACES = 2 };
+const unsigned fuzz_seeds = KINDS * PLACES;
 
+/* A word of a header each, and one behind it. */
 size_t fuzz_seed(unsigned i, u8 *to)
 {
-    static const u8 how[KINDS] = { 0x40, 0x40 | 0x80, 0x80 };
-    size_t n = i ? QCOW2_HEAD : LUKS_HEAD;
+    static const u16 places[PLACES] = { 104, 252 };
+    unsigned kind = i % KINDS, at = places[i / KINDS];
+    u8 *p = to;
 
-    if (!good[0].p)
-        build();
-    to[0] = (u8)(i | how[i]);
-    memcpy(to + 1, good[i].p, n);
-    if (good[i].luks_at) {
-        memcpy(to + 1 + n, good[i].p + good[i].luks_at, LUKS_HEAD);
-        n += LUKS_HEAD;
+    *p++ = (u8)(kind | (i * 37 & 0xfc));
+    for (unsigned k = 0; k < 2; k++, at += 4) {
+        *p++ = (u8)(at >> 8 | (kind == 1 ? 0x80 : 0));
+        *p++ = (u8)at;
+        *p++ = 3;
+        memset(p, k ? 0xff : 0, 4);
+        p += 4;
     }
-    return n + 1;
+    return (size_t)(p - to);
 }
