@@ -21,6 +21,12 @@ const struct driver *const drivers[] = {
     &proto_file,
     &proto_host_device,
     &proto_nbd,
+#ifdef HAVE_CURL
+    &proto_http,
+    &proto_https,
+    &proto_ftp,
+    &proto_ftps,
+#endif
     /* filters */
     &filter_blkdebug,
     &filter_overlay,

@@ -122,6 +122,8 @@ static void help(void)
         "  -n         the target is there already     -U  others may be writing\n"
         "  -S size    runs of zeroes of that length become holes (4k); 0: none\n"
         "  -u         (create, rebase) the backing file need not be there\n\n");
+    printf("Servers: nbd:// nbd+unix:// nbds:// %s\n\n",
+           image_format_known("http") ? "http:// https:// ftp:// ftps:// (libcurl)" : "");
     print_names("Supported formats:", false);
     print_names("New images:", true);
 }
