@@ -69,7 +69,7 @@ bool code_init(struct soft_vm *sv, u64 size, u64 reserve, GError **error)
 
 static void block_free(struct block *b)
 {
-    g_free(b->sites);
+    g_free(b->sharing);
     g_free(b);
 }
 
@@ -220,7 +220,7 @@ static void link_cut(struct code_cache *cc, struct link *l)
 {
     link_slot(cc, l, NULL);
     put32(cc, l->at, l->stub);
-    l->to = NULL;
+    l->linked = 0;
 }
 
 /* The entry is 16-byte aligned, so its first eight bytes change at once under who runs it. */
@@ -550,11 +550,12 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
     pthread_mutex_lock(&cc->lock);
     if (n < cc->n_links && !to->dead) {
         struct link *l = &cc->links[n];
+        const struct block *from = cc->blocks[l->from];
         bool there = l->slot ? (l->target & 4095) == to->off
-                             : l->from->page == to->page && l->target == to->off;
+                             : from->page == to->page && l->target == to->off;
 
-        if (!l->to && !l->from->dead && there && (l->from->mode & ~CODE_NOSHARE) == to->mode) {
-            l->to = to;
+        if (!l->linked && !from->dead && there && (from->mode & ~CODE_NOSHARE) == to->mode) {
+            l->linked = 1;
             l->next = to->incoming;
             to->incoming = n + 1;
             put32(cc, l->at, to->code);
@@ -569,6 +570,7 @@ void code_link(struct soft_vcpu *v, u32 n, struct block *to)
 static bool reroute(struct soft_vcpu *v, struct block *b, u64 now)
 {
     struct code_cache *cc = v->sv->code;
+    struct sharing *sh = b->sharing;
     u64 rip = v->s.rip;
     struct block *to;
 
@@ -578,16 +580,16 @@ static bool reroute(struct soft_vcpu *v, struct block *b, u64 now)
     if (!to)
         return false;
     pthread_mutex_lock(&cc->lock);
-    if (!b->dead && !b->rerouted_until && !to->dead && to->page == b->page &&
+    if (!b->dead && !sh->until && !to->dead && to->page == b->page &&
         to->mode == (b->mode | CODE_NOSHARE)) {
         /* What lies across a page's end moves on in most programs: 10 ms, then longer. */
-        b->rerouted_until = now + (vm_tsc_hz() / 100 << MIN(b->n_rerouted, 8));
-        b->n_rerouted += b->n_rerouted < 255;
-        b->entry = entry_get(cc, b);
-        b->rerouted_next = cc->rerouted;
+        sh->until = now + (vm_tsc_hz() / 100 << MIN(sh->n_rerouted, 8));
+        sh->n_rerouted += sh->n_rerouted < 255;
+        sh->entry = entry_get(cc, b);
+        sh->next = cc->rerouted;
         cc->rerouted = b;
-        if (!cc->rerouted_until || b->rerouted_until < cc->rerouted_until)
-            cc->rerouted_until = b->rerouted_until;
+        if (!cc->rerouted_until || sh->until < cc->rerouted_until)
+            cc->rerouted_until = sh->until;
         entry_set(v->sv, b, entry_jump(cc, b, to->code));
         cc->n_rerouted++;
     }
@@ -595,25 +597,39 @@ static bool reroute(struct soft_vcpu *v, struct block *b, u64 now)
     return true;
 }
 
-struct block *code_shared_failed(struct soft_vcpu *v, struct block *b, struct site *s)
+static struct sharing *sharing_of(struct soft_vcpu *v, struct block *b)
 {
-    struct block *to = __atomic_load_n(&s->unshared, __ATOMIC_ACQUIRE);
+    struct code_cache *cc = v->sv->code;
+
+    if (unlikely(!__atomic_load_n(&b->sharing, __ATOMIC_ACQUIRE))) {
+        soft_fp_save(v);
+        pthread_mutex_lock(&cc->lock);
+        if (!b->sharing)
+            __atomic_store_n(&b->sharing, g_new0(struct sharing, 1), __ATOMIC_RELEASE);
+        pthread_mutex_unlock(&cc->lock);
+    }
+    return b->sharing;
+}
+
+struct block *code_shared_failed(struct soft_vcpu *v, struct block *b, const struct site *s)
+{
+    struct sharing *sh = sharing_of(v, b);
+    struct block *to = __atomic_load_n(&sh->unshared, __ATOMIC_ACQUIRE);
     u64 now = __builtin_ia32_rdtsc();
 
-    if (!to || to->dead) {
+    if (!to || to->dead || to->off != s->guest) {
         to = code_find_mode(v, CODE_NOSHARE);
         if (!to) /* as in reroute() */
             return NULL;
-        /* Of the same page, it lives as long. */
         if (to->page == b->page && to->mode == (b->mode | CODE_NOSHARE))
-            __atomic_store_n(&s->unshared, to, __ATOMIC_RELEASE);
+            __atomic_store_n(&sh->unshared, to, __ATOMIC_RELEASE);
     }
     /* A failure costs 0.1 microseconds; a few percent do not matter. */
-    if (now - b->failed_since > vm_tsc_hz() / 20000) {
-        b->failed_since = now;
-        b->failed = 0;
+    if (now - sh->since > vm_tsc_hz() / 20000) {
+        sh->since = now;
+        sh->n_failed = 0;
     }
-    if (++b->failed == 32 && !reroute(v, b, now))
+    if (++sh->n_failed == 32 && !reroute(v, b, now))
         return NULL;
     return to;
 }
@@ -628,23 +644,24 @@ void code_share_again(struct soft_vcpu *v)
     pthread_mutex_lock(&cc->lock);
     for (struct block **p = &cc->rerouted; *p;) {
         struct block *b = *p;
+        struct sharing *sh = b->sharing;
 
-        if (!b->dead && b->rerouted_until > now) {
-            first = MIN(first, b->rerouted_until);
-            p = &b->rerouted_next;
+        if (!b->dead && sh->until > now) {
+            first = MIN(first, sh->until);
+            p = &sh->next;
             continue;
         }
-        *p = b->rerouted_next;
-        b->rerouted_until = 0;
+        *p = sh->next;
+        sh->until = 0;
         if (!b->dead)
-            entry_set(v->sv, b, b->entry);
+            entry_set(v->sv, b, sh->entry);
     }
     cc->rerouted_until = first == UINT64_MAX ? 0 : first;
     pthread_mutex_unlock(&cc->lock);
 }
 
 /* Without the lock, see block_find(). */
-struct site *code_site(struct code_cache *cc, const u8 *pc, struct block **ret)
+const struct site *code_site(struct code_cache *cc, const u8 *pc, struct block **ret)
 {
     u32 at = (u32)(pc - cc->rx), n_blocks = atomic_load(&cc->n_blocks);
     struct block *b;

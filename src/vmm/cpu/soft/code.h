@@ -52,8 +52,17 @@ struct site {    /* one guest instruction in a block */
     u16 guest;   /* offset in the page */
     bool flags;  /* the host's flags are the guest's when it starts to execute */
     bool shared; /* its check covers more than its own access: may fail needlessly */
-    struct block
-        *unshared; /* where it goes on then, once known (as long as this block lives) */
+};
+
+/* What a block remembers once a shared check of it has failed. */
+struct sharing {
+    u8 n_failed; /* since ... */
+    u64 since;   /* ... this TSC */
+    u64 until;   /* the block's entry jumps to its translation without sharing; 0: no */
+    u64 entry;   /* the entry's first bytes meanwhile */
+    u8 n_rerouted;
+    struct block *unshared; /* where it went on last: a block of the same page, lives as long */
+    struct block *next;     /* in the cache's list of rerouted blocks */
 };
 
 struct block {
@@ -61,32 +70,28 @@ struct block {
     struct block
         *crossing_next; /* of those that reach into the same page from the one before */
     const u8 *page;     /* host address of the RAM page */
-    u64 page_index;
+    struct sharing *sharing;
+    u32 page_index;
     u16 off, mode;
     u16 n_sites;
     bool dead;
-    bool crosses; /* reaches into the next page (and is in its list, too) */
-    bool loops;   /* jumps to itself past its entry */
-    u8 failed;    /* shared checks that failed since ... */
-    u8 n_rerouted;
-    u64 failed_since;   /* ... this TSC */
-    u64 rerouted_until; /* its entry jumps to its translation without sharing; 0: no */
-    u64 entry;          /* the entry's first bytes meanwhile */
-    struct block *rerouted_next;
+    bool crosses;       /* reaches into the next page (and is in its list, too) */
+    bool loops;         /* jumps to itself past its entry */
     u32 code, code_len; /* offset in the cache */
     u32 poll_exit;      /* offset in the cache */
     u32 fault;          /* where the signal handler goes on, offset in the cache */
     u32 incoming;       /* index of a link + 1, 0: none */
-    struct site *sites;
+    struct site sites[];
 };
 
-struct link {   /* a direct jump that leaves a block for another */
-    u32 next;   /* of the target's incoming list: index + 1 */
-    u32 at;     /* offset of the rel32 */
-    u32 stub;   /* where it points while unlinked */
-    u32 slot;   /* to another page: offset of that page's host address, 0 while unlinked */
-    s32 target; /* offset from the page's start */
-    struct block *from, *to;
+struct link {      /* a direct jump that leaves a block for another */
+    u32 next;      /* of the target's incoming list: index + 1 */
+    u32 at;        /* offset of the rel32 */
+    u32 stub;      /* where it points while unlinked */
+    u32 slot;      /* to another page: offset of that page's host address, 0 while unlinked */
+    s32 target;    /* offset from the page's start */
+    u32 from : 31; /* index of the block */
+    u32 linked : 1;
 };
 
 struct code_page {
@@ -115,7 +120,7 @@ struct code_cache {
     struct link *links;
     u32 n_links, cap_links;
     /* thunks: offsets */
-    u32 enter, leave, fill, fill_traded, fill_stack, fill_stack_traded, miss, exit_off,
+    u32 enter, leave, fill, fill_traded, fill_stack, fill_stack_traded, lookup, miss, exit_off,
         exit_link, fault;
     bool bmi2;
     FILE *perfmap; /* names for perf(1); NULL: not wanted */
@@ -148,18 +153,22 @@ void code_forgotten(struct soft_vcpu *);
 /* The same, translated with more mode bits (CODE_NOSHARE); not entered in the jump cache. */
 struct block *code_find_mode(struct soft_vcpu *, u16 extra);
 /* Guest PC of a host PC inside some block (offset in the page); NULL when it is in none. */
-struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
+const struct site *code_site(struct code_cache *, const u8 *host_pc, struct block **ret);
 /*
  * A shared check of this block failed, at this site: how to go on, at v->s.rip (NULL:
  * interpret). If that happens often, the block's entry leads to its translation without shared
  * checks for a while.
  */
-struct block *code_shared_failed(struct soft_vcpu *, struct block *, struct site *);
+struct block *code_shared_failed(struct soft_vcpu *, struct block *, const struct site *);
 /* Takes back what code_shared_failed() did long enough ago. Now and then. */
 void code_share_again(struct soft_vcpu *);
 void code_link(struct soft_vcpu *, u32 link, struct block *to);
 u16 code_mode_of(const struct soft_vcpu *);
 void code_make_thunks(struct soft_vm *);
+struct emit;
+/* Emits: to the code of the VA in R9, from the jump cache; `miss`: where else. R10, R11 are
+ * free. */
+void code_emit_lookup(struct emit *, const u8 *miss);
 
 struct code_source { /* pages that a block may be made of; both are marked as code */
     const u8 *page,

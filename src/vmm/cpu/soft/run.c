@@ -305,9 +305,9 @@ static const u8 *find_code(struct soft_vcpu *v)
 }
 
 /* RIP is at the instruction that left its block in the middle. */
-static struct site *rewind_to_site(struct soft_vcpu *v, struct block **ret)
+static const struct site *rewind_to_site(struct soft_vcpu *v, struct block **ret)
 {
-    struct site *s = code_site(v->sv->code, (const u8 *)(uintptr_t)v->exit_arg, ret);
+    const struct site *s = code_site(v->sv->code, (const u8 *)(uintptr_t)v->exit_arg, ret);
 
     g_assert(s);
     v->s.rip = v->page_va + s->guest;
@@ -359,7 +359,7 @@ static int run_code(struct soft_vcpu *v)
         }
         case CODE_EXIT_SLOW: {
             struct block *b, *to = NULL;
-            struct site *s = rewind_to_site(v, &b);
+            const struct site *s = rewind_to_site(v, &b);
 
             if (s->shared)
                 to = code_shared_failed(v, b, s);

@@ -6,6 +6,7 @@
  * leave:     guest registers to v->s.gpr, back to enter's caller.
  * exit_off:  R11 = exit code, R10 = offset of the next guest instruction from page_va.
  * exit_link: R11 = link, R10 as above.
+ * lookup:    R9 = target VA: from the jump cache, see code_emit_lookup().
  * miss:      R9 = target VA that is not at R10, its first place in the jump cache.
  * fill:      R9 = VA, R10 = size | write << 16, R11 = where to go on with R10 = addend.
  * fill_traded: the same, but R11 only names the access; it goes on at scratch[6].
@@ -25,6 +26,34 @@ static const u8 mapped[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13, R1
 static const u8 c_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 /* Of the mapped ones those that a C function may destroy. */
 static const u8 c_lost[] = { RAX, RCX, RDX, RSI, RDI, R8 };
+
+/* To the code of R9 if it is what the jump cache's entry at R10 has, else to `miss`. */
+static void emit_jump_if_found(struct emit *e, const u8 *miss)
+{
+    e_op_mem(e, 0x3b, R9, R10, 0xff, 1, offsetof(struct jump_cache_entry, va), true);
+    e_jcc(e, 5, miss);
+    e_op_mem(e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
+    e_gs(e, 0x3b, R11, OFF(jump_gen), false);
+    e_jcc(e, 5, miss);
+    e_op_mem(e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
+    e_gs(e, 0x03, R11, OFF(code_base), true);
+    e_alu_imm(e, 4, R9, (u32)-4096, true);
+    e_store(e, OFF(page_va), R9);
+    e_bytes(e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
+}
+
+/* jump_cache_at() */
+void code_emit_lookup(struct emit *e, const u8 *miss)
+{
+    e_mov(e, R10, R9);
+    e_rr(e, 0x89, R11, R9, false);
+    e_shift(e, 4, R11, 28, false);
+    e_shift(e, 5, R11, 20, false);
+    e_rr(e, 0x31, R10, R11, false);
+    e_alu_imm(e, 4, R10, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
+    e_gs(e, 0x03, R10, OFF(jump_cache), true);
+    emit_jump_if_found(e, miss);
+}
 
 static void emit_exit_code(struct emit *e, u32 code)
 {
@@ -82,7 +111,6 @@ void code_make_thunks(struct soft_vm *sv)
     struct code_cache *cc = sv->code;
     struct emit e = { .p = cc->rw + 64, .end = cc->rw + 8192, .delta = cc->rx - cc->rw };
     const u8 *leave;
-    u8 *other[2];
 
     cc->enter = (u32)(e.p - cc->rw);
     for (unsigned k = 0; k < ARRAY_LEN(c_saved); k++) {
@@ -121,23 +149,17 @@ void code_make_thunks(struct soft_vm *sv)
     e_gs(&e, 0x89, R11, OFF(exit_code), false);
     e_jmp(&e, leave);
 
-    cc->miss = (u32)(e.p - cc->rw);
-    e_alu_imm(&e, 6, R10, sizeof(struct jump_cache_entry), true); /* xor: jump_cache_second() */
-    e_op_mem(&e, 0x3b, R9, R10, 0xff, 1, offsetof(struct jump_cache_entry, va), true);
-    other[0] = e_jcc(&e, 5, e.p + e.delta);
-    e_op_mem(&e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
-    e_gs(&e, 0x3b, R11, OFF(jump_gen), false);
-    other[1] = e_jcc(&e, 5, e.p + e.delta);
-    e_op_mem(&e, 0x8b, R11, R10, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
-    e_gs(&e, 0x03, R11, OFF(code_base), true);
-    e_alu_imm(&e, 4, R9, (u32)-4096, true);
-    e_store(&e, OFF(page_va), R9);
-    e_bytes(&e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
-    e_here(&e, other[0]);
-    e_here(&e, other[1]);
+    u32 unknown = (u32)(e.p - cc->rw);
     e_store(&e, OFF(s.rip), R9);
     emit_exit_code(&e, CODE_EXIT_LOOKUP);
     e_jmp(&e, leave);
+
+    cc->miss = (u32)(e.p - cc->rw);
+    e_alu_imm(&e, 6, R10, sizeof(struct jump_cache_entry), true); /* xor: jump_cache_second() */
+    emit_jump_if_found(&e, cc->rx + unknown);
+
+    cc->lookup = (u32)(e.p - cc->rw);
+    code_emit_lookup(&e, cc->rx + cc->miss);
 
     cc->fault = (u32)(e.p - cc->rw);
     emit_exit_code(&e, CODE_EXIT_FAULT);

@@ -215,9 +215,9 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
         return NULL;
     }
 
-    struct block *b = g_new0(struct block, 1);
+    struct block *b = g_malloc0(sizeof *b + t->n * sizeof *t->sites);
     b->page = src->page;
-    b->page_index = src->index;
+    b->page_index = (u32)src->index;
     b->crosses = t->next;
     b->off = off;
     b->mode = mode;
@@ -227,7 +227,7 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
     b->fault = fault;
     b->loops = t->loops;
     b->n_sites = (u16)t->n;
-    b->sites = g_memdup2(t->sites, t->n * sizeof *t->sites);
+    memcpy(b->sites, t->sites, t->n * sizeof *t->sites);
     for (u32 k = 0; k < t->n_links; k++) {
         if (cc->n_links == cc->cap_links) {
             cc->cap_links = cc->cap_links ? cc->cap_links * 2 : 4096;
@@ -237,7 +237,7 @@ struct block *trans_block(struct soft_vcpu *v, const struct code_source *src, u1
                                                   .stub = t->links[k].stub,
                                                   .slot = t->links[k].slot,
                                                   .target = t->links[k].target,
-                                                  .from = b };
+                                                  .from = cc->n_blocks };
     }
     cc->pos = start + b->code_len;
     cc->n_translated++;

@@ -490,40 +490,13 @@ void trans_emit_trade_back(struct trans *t, u8 target)
             e_load(&t->e, r, OFF_GPR(r));
 }
 
-/* Leaves for the target at C1, a VA; registers are as between blocks. */
-static void emit_lookup(struct trans *t)
-{
-    struct emit *e = &t->e;
-    const u8 *miss = t->cc->rx + t->cc->miss;
-
-    /* jump_cache_at() */
-    e_mov(e, C2, C1);
-
-    e_rr(e, 0x89, C3, C1, false);
-    e_shift(e, 4, C3, 28, false);
-    e_shift(e, 5, C3, 20, false);
-    e_rr(e, 0x31, C2, C3, false);
-    e_alu_imm(e, 4, C2, (JUMP_CACHE_SIZE - 1) * sizeof(struct jump_cache_entry), false);
-    e_gs(e, 0x03, C2, OFF(jump_cache), true);
-    e_op_mem(e, 0x3b, C1, C2, 0xff, 1, 0, true);
-    e_jcc(e, 5, miss);
-    e_op_mem(e, 0x8b, C3, C2, 0xff, 1, offsetof(struct jump_cache_entry, gen), false);
-    e_gs(e, 0x3b, C3, OFF(jump_gen), false);
-    e_jcc(e, 5, miss);
-    e_op_mem(e, 0x8b, C3, C2, 0xff, 1, offsetof(struct jump_cache_entry, code), false);
-    e_gs(e, 0x03, C3, OFF(code_base), true);
-    e_alu_imm(e, 4, C1, (u32)-4096, true);
-    e_store(e, OFF(page_va), C1);
-    e_bytes(e, (const u8[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
-}
-
 /* Leaves for the target at S1, a VA; flags are in v->cc or dead. */
 static void emit_indirect(struct trans *t)
 {
     trans_emit_trade_back(t, S1);
     if (!t->is64)
         e_rr(&t->e, 0x89, C1, C1, false); /* EIP is 32 bits */
-    emit_lookup(t);
+    code_emit_lookup(&t->e, t->cc->rx + t->cc->miss);
 }
 
 /* The displacement of an operand that is the slot, known later. */
@@ -606,7 +579,7 @@ void trans_emit_far_stubs(struct trans *t)
         emit_link_exit(t, f->link, f->target);
         e_here(e, other);
         e_lea(e, C1, C1, f->target & 4095, t->is64);
-        emit_lookup(t);
+        e_jmp(e, t->cc->rx + t->cc->lookup);
     }
 }
 
