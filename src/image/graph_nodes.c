@@ -467,6 +467,8 @@ void node_set_backing(struct node *n, struct node *backing)
 
 const char *node_backing_format(const struct node *n)
 {
+    while (n->drv->kind == FILTER && n->file) /* headers know of no filters */
+        n = n->file;
     return n->drv->name;
 }
 

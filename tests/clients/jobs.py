@@ -473,7 +473,7 @@ def persistent(t):
 
 @case("objects: throttle groups come, change, go")
 def groups(t):
-    top, _, _ = disk(t, "groups")
+    top, raw, _ = disk(t, "groups")
     options, (path,) = sockets(1)
     with Guest(t.accel + BARE + ["-S", "-object", "throttle-group,id=g0,x-iops-total=7"] + options) as g, \
          Manager(path) as q:  # fmt: skip
@@ -500,6 +500,9 @@ def groups(t):
             t.ok("error" in r and said in r["error"]["desc"], "%s %r: %r" % (command, arguments, r))
         q.call("blockdev-add", driver="throttle", **{"node-name": "f", "throttle-group": "g1",
                "file": {"driver": "qcow2", "file": {"driver": "file", "filename": top}}})  # fmt: skip
+        # a job sees through the filter: the copy is no throttle
+        copy = new(t, "groups-copy")
+        q.run("drive-backup", "b", device="f", target=copy, sync="full")
         r = q.ask({"execute": "object-del", "arguments": {"id": "g1"}})
         t.ok("in use" in r["error"]["desc"], "while it is used: %r" % r)
         q.call("blockdev-del", **{"node-name": "f"})
@@ -507,3 +510,4 @@ def groups(t):
         t.ok("g1" not in [x["name"] for x in q.call("qom-list", path="/objects")], "it is still there")
         q.call("quit")
         t.ok(g.wait(10) == 0, "status %s" % g.status)
+    same(t, copy, raw)

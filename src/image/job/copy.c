@@ -115,7 +115,7 @@ struct node *job_target(struct job *job, const struct job_target *a, struct node
             .file = a->file,
             .format = a->format     ? a->format
                       : a->existing ? NULL
-                                    : source->drv->name,
+                                    : node_backing_format(source),
             .node_name = a->node_name,
             .size = source->size,
             .existing = a->existing,
