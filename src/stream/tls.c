@@ -61,6 +61,73 @@ void tls_creds_props_free(struct tls_creds_props *p)
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
 
+#include "base/library.h"
+
+/* The library's functions; gnutls_load() finds them. */
+#define GNUTLS_FUNCTIONS(X)                                                                    \
+    X(anon_allocate_client_credentials)                                                        \
+    X(anon_allocate_server_credentials)                                                        \
+    X(anon_free_client_credentials)                                                            \
+    X(anon_free_server_credentials)                                                            \
+    X(anon_set_server_dh_params)                                                               \
+    X(anon_set_server_known_dh_params)                                                         \
+    X(bye)                                                                                     \
+    X(certificate_allocate_credentials)                                                        \
+    X(certificate_free_credentials)                                                            \
+    X(certificate_server_set_request)                                                          \
+    X(certificate_set_dh_params)                                                               \
+    X(certificate_set_known_dh_params)                                                         \
+    X(certificate_set_x509_crl_file)                                                           \
+    X(certificate_set_x509_key_file2)                                                          \
+    X(certificate_set_x509_system_trust)                                                       \
+    X(certificate_set_x509_trust_file)                                                         \
+    X(certificate_type_get)                                                                    \
+    X(certificate_verification_status_print)                                                   \
+    X(certificate_verify_peers3)                                                               \
+    X(credentials_set)                                                                         \
+    X(deinit)                                                                                  \
+    X(dh_params_deinit)                                                                        \
+    X(dh_params_import_pkcs3)                                                                  \
+    X(dh_params_init)                                                                          \
+    X(free)                                                                                    \
+    X(handshake)                                                                               \
+    X(handshake_set_timeout)                                                                   \
+    X(init)                                                                                    \
+    X(priority_set_direct)                                                                     \
+    X(psk_allocate_client_credentials)                                                         \
+    X(psk_allocate_server_credentials)                                                         \
+    X(psk_free_client_credentials)                                                             \
+    X(psk_free_server_credentials)                                                             \
+    X(psk_set_client_credentials)                                                              \
+    X(psk_set_server_credentials_file)                                                         \
+    X(psk_set_server_dh_params)                                                                \
+    X(psk_set_server_known_dh_params)                                                          \
+    X(record_check_pending)                                                                    \
+    X(record_get_direction)                                                                    \
+    X(record_recv)                                                                             \
+    X(record_send)                                                                             \
+    X(server_name_set)                                                                         \
+    X(strerror)                                                                                \
+    X(transport_set_int2)
+static struct {
+#define X(f) __typeof__(gnutls_##f) *f;
+    GNUTLS_FUNCTIONS(X)
+#undef X
+} tls;
+
+static bool gnutls_load(GError **error)
+{
+    static const char *const names[] = { "libgnutls.so.30", NULL };
+    static const struct library_symbol symbols[] = {
+#define X(f) { "gnutls_" #f, &tls.f },
+        GNUTLS_FUNCTIONS(X)
+#undef X
+            { NULL, NULL },
+    };
+
+    return library_load("TLS", names, symbols, error);
+}
+
 enum { RECORD = 16384, DH_FILE_MAX = 65536 };
 enum kind { X509, PSK, ANON };
 
@@ -98,17 +165,17 @@ void tls_creds_unref(struct tls_creds *c)
     if (!c || --c->refs)
         return;
     if (c->x509)
-        gnutls_certificate_free_credentials(c->x509);
+        tls.certificate_free_credentials(c->x509);
     if (c->psk_server)
-        gnutls_psk_free_server_credentials(c->psk_server);
+        tls.psk_free_server_credentials(c->psk_server);
     if (c->psk_client)
-        gnutls_psk_free_client_credentials(c->psk_client);
+        tls.psk_free_client_credentials(c->psk_client);
     if (c->anon_server)
-        gnutls_anon_free_server_credentials(c->anon_server);
+        tls.anon_free_server_credentials(c->anon_server);
     if (c->anon_client)
-        gnutls_anon_free_client_credentials(c->anon_client);
+        tls.anon_free_client_credentials(c->anon_client);
     if (c->dh)
-        gnutls_dh_params_deinit(c->dh);
+        tls.dh_params_deinit(c->dh);
     g_free(c->id);
     g_free(c->priority);
     g_free(c);
@@ -116,8 +183,7 @@ void tls_creds_unref(struct tls_creds *c)
 
 static bool gnutls_ok(int r, GError **error, const char *what, const char *name)
 {
-    return r >= 0 ||
-           fail(error, ERR_FAILED, "TLS: %s '%s': %s", what, name, gnutls_strerror(r));
+    return r >= 0 || fail(error, ERR_FAILED, "TLS: %s '%s': %s", what, name, tls.strerror(r));
 }
 
 static char *file_in(const char *dir, const char *name)
@@ -142,17 +208,15 @@ static bool load_x509(struct tls_creds *c, const char *dir, const char *password
     if ((!cert || !key) && (c->server || cert || key))
         return fail(error, ERR_NOT_FOUND, "TLS: certificate and key of the %s are not in '%s'",
                     c->server ? "server" : "client", dir);
-    if (!gnutls_ok(gnutls_certificate_allocate_credentials(&c->x509), error, "memory", dir))
+    if (!gnutls_ok(tls.certificate_allocate_credentials(&c->x509), error, "memory", dir))
         return false;
-    if (ca &&
-        !gnutls_ok(gnutls_certificate_set_x509_trust_file(c->x509, ca, GNUTLS_X509_FMT_PEM),
-                   error, "CA certificate", ca))
+    if (ca && !gnutls_ok(tls.certificate_set_x509_trust_file(c->x509, ca, GNUTLS_X509_FMT_PEM),
+                         error, "CA certificate", ca))
         return false;
-    if (crl &&
-        !gnutls_ok(gnutls_certificate_set_x509_crl_file(c->x509, crl, GNUTLS_X509_FMT_PEM),
-                   error, "CRL", crl))
+    if (crl && !gnutls_ok(tls.certificate_set_x509_crl_file(c->x509, crl, GNUTLS_X509_FMT_PEM),
+                          error, "CRL", crl))
         return false;
-    return !cert || gnutls_ok(gnutls_certificate_set_x509_key_file2(
+    return !cert || gnutls_ok(tls.certificate_set_x509_key_file2(
                                   c->x509, cert, key, GNUTLS_X509_FMT_PEM, (char *)pass.p, 0),
                               error, "certificate", cert);
 }
@@ -176,7 +240,7 @@ static bool load_psk_client(struct tls_creds *c, const char *path, const char *u
         char *hex = g_strchomp(lines[i] + len + 1);
         gnutls_datum_t key = { (u8 *)hex, (unsigned)strlen(hex) };
         return gnutls_ok(
-            gnutls_psk_set_client_credentials(c->psk_client, user, &key, GNUTLS_PSK_KEY_HEX),
+            tls.psk_set_client_credentials(c->psk_client, user, &key, GNUTLS_PSK_KEY_HEX),
             error, "key", path);
     }
     return fail(error, ERR_NOT_FOUND, "TLS: there is no key of '%s' in '%s'", user, path);
@@ -187,21 +251,21 @@ static bool load_psk(struct tls_creds *c, const char *dir, const char *user, GEr
     g_autofree char *path = g_build_filename(dir, "keys.psk", NULL);
 
     if (!c->server)
-        return gnutls_ok(gnutls_psk_allocate_client_credentials(&c->psk_client), error,
-                         "memory", dir) &&
+        return gnutls_ok(tls.psk_allocate_client_credentials(&c->psk_client), error, "memory",
+                         dir) &&
                load_psk_client(c, path, user, error);
-    return gnutls_ok(gnutls_psk_allocate_server_credentials(&c->psk_server), error, "memory",
+    return gnutls_ok(tls.psk_allocate_server_credentials(&c->psk_server), error, "memory",
                      dir) &&
-           gnutls_ok(gnutls_psk_set_server_credentials_file(c->psk_server, path), error,
+           gnutls_ok(tls.psk_set_server_credentials_file(c->psk_server, path), error,
                      "key file", path);
 }
 
 static bool load_anon(struct tls_creds *c, GError **error)
 {
     if (!c->server)
-        return gnutls_ok(gnutls_anon_allocate_client_credentials(&c->anon_client), error,
-                         "memory", "anon");
-    return gnutls_ok(gnutls_anon_allocate_server_credentials(&c->anon_server), error, "memory",
+        return gnutls_ok(tls.anon_allocate_client_credentials(&c->anon_client), error, "memory",
+                         "anon");
+    return gnutls_ok(tls.anon_allocate_server_credentials(&c->anon_server), error, "memory",
                      "anon");
 }
 
@@ -213,11 +277,11 @@ static bool load_dh(struct tls_creds *c, const char *dir, GError **error)
 
     if (!path) {
         if (c->x509)
-            gnutls_certificate_set_known_dh_params(c->x509, GNUTLS_SEC_PARAM_MEDIUM);
+            tls.certificate_set_known_dh_params(c->x509, GNUTLS_SEC_PARAM_MEDIUM);
         if (c->psk_server)
-            gnutls_psk_set_server_known_dh_params(c->psk_server, GNUTLS_SEC_PARAM_MEDIUM);
+            tls.psk_set_server_known_dh_params(c->psk_server, GNUTLS_SEC_PARAM_MEDIUM);
         if (c->anon_server)
-            gnutls_anon_set_server_known_dh_params(c->anon_server, GNUTLS_SEC_PARAM_MEDIUM);
+            tls.anon_set_server_known_dh_params(c->anon_server, GNUTLS_SEC_PARAM_MEDIUM);
         return true;
     }
     if (!g_file_get_contents(path, &text, &n, error))
@@ -225,16 +289,16 @@ static bool load_dh(struct tls_creds *c, const char *dir, GError **error)
     if (n > DH_FILE_MAX)
         return fail(error, ERR_LIMIT, "TLS: '%s' is too long", path);
     gnutls_datum_t d = { (u8 *)text, (unsigned)n };
-    if (!gnutls_ok(gnutls_dh_params_init(&c->dh), error, "memory", path) ||
-        !gnutls_ok(gnutls_dh_params_import_pkcs3(c->dh, &d, GNUTLS_X509_FMT_PEM), error,
+    if (!gnutls_ok(tls.dh_params_init(&c->dh), error, "memory", path) ||
+        !gnutls_ok(tls.dh_params_import_pkcs3(c->dh, &d, GNUTLS_X509_FMT_PEM), error,
                    "DH parameters", path))
         return false;
     if (c->x509)
-        gnutls_certificate_set_dh_params(c->x509, c->dh);
+        tls.certificate_set_dh_params(c->x509, c->dh);
     if (c->psk_server)
-        gnutls_psk_set_server_dh_params(c->psk_server, c->dh);
+        tls.psk_set_server_dh_params(c->psk_server, c->dh);
     if (c->anon_server)
-        gnutls_anon_set_server_dh_params(c->anon_server, c->dh);
+        tls.anon_set_server_dh_params(c->anon_server, c->dh);
     return true;
 }
 
@@ -273,6 +337,9 @@ static bool on_off(const char *text, bool def, GError **error)
 
 bool tls_creds_add(const char *type, const struct tls_creds_props *p, GError **error)
 {
+    if (!gnutls_load(error))
+        return false;
+
     struct tls_creds *c = g_new0(struct tls_creds, 1);
     const char *end = p->endpoint;
     GError *why = NULL;
@@ -359,14 +426,17 @@ struct tls_creds *tls_creds_find(const char *id, bool server, GError **error)
 
 struct tls_creds *tls_creds_system(GError **error)
 {
+    if (!gnutls_load(error))
+        return NULL;
+
     struct tls_creds *c = g_new0(struct tls_creds, 1);
 
     c->refs = 1;
     c->kind = X509;
     c->verify = true;
     c->priority = g_strdup("NORMAL");
-    if (gnutls_ok(gnutls_certificate_allocate_credentials(&c->x509), error, "memory", "x509") &&
-        gnutls_ok(gnutls_certificate_set_x509_system_trust(c->x509), error, "authorities",
+    if (gnutls_ok(tls.certificate_allocate_credentials(&c->x509), error, "memory", "x509") &&
+        gnutls_ok(tls.certificate_set_x509_system_trust(c->x509), error, "authorities",
                   "system"))
         return c;
     tls_creds_unref(c);
@@ -379,8 +449,8 @@ struct tls_creds *tls_creds_system(GError **error)
 void tls_end(struct stream *s)
 {
     if (s->tls) {
-        gnutls_bye(s->tls, GNUTLS_SHUT_WR); /* as far as it goes without waiting */
-        gnutls_deinit(s->tls);
+        tls.bye(s->tls, GNUTLS_SHUT_WR); /* as far as it goes without waiting */
+        tls.deinit(s->tls);
     }
     s->tls = NULL;
 }
@@ -390,8 +460,8 @@ bool stream_start_tls(struct stream *s, struct tls_creds *c, bool server, const 
 {
     const char *at;
     gnutls_session_t t;
-    int r = gnutls_init(&t, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
-                                GNUTLS_NO_SIGNAL);
+    int r = tls.init(&t, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
+                             GNUTLS_NO_SIGNAL);
 
     if (!gnutls_ok(r, error, "session of", c->id ? c->id : "system"))
         return false;
@@ -399,26 +469,26 @@ bool stream_start_tls(struct stream *s, struct tls_creds *c, bool server, const 
     s->creds = c;
     s->tls = t;
     s->hostname = g_strdup(hostname);
-    r = gnutls_priority_set_direct(t, c->priority, &at);
+    r = tls.priority_set_direct(t, c->priority, &at);
     if (r < 0)
         return fail(error, ERR_ARGUMENT, "TLS: priority '%s': %s", c->priority,
-                    gnutls_strerror(r));
+                    tls.strerror(r));
     if (c->x509)
-        r = gnutls_credentials_set(t, GNUTLS_CRD_CERTIFICATE, c->x509);
+        r = tls.credentials_set(t, GNUTLS_CRD_CERTIFICATE, c->x509);
     else if (c->kind == PSK)
-        r = gnutls_credentials_set(t, GNUTLS_CRD_PSK,
-                                   server ? (void *)c->psk_server : (void *)c->psk_client);
+        r = tls.credentials_set(t, GNUTLS_CRD_PSK,
+                                server ? (void *)c->psk_server : (void *)c->psk_client);
     else
-        r = gnutls_credentials_set(t, GNUTLS_CRD_ANON,
-                                   server ? (void *)c->anon_server : (void *)c->anon_client);
+        r = tls.credentials_set(t, GNUTLS_CRD_ANON,
+                                server ? (void *)c->anon_server : (void *)c->anon_client);
     if (!gnutls_ok(r, error, "credentials of", c->id ? c->id : "system"))
         return false;
     if (server && c->x509 && c->verify)
-        gnutls_certificate_server_set_request(t, GNUTLS_CERT_REQUIRE);
+        tls.certificate_server_set_request(t, GNUTLS_CERT_REQUIRE);
     if (!server && hostname && *hostname && !g_hostname_is_ip_address(hostname))
-        gnutls_server_name_set(t, GNUTLS_NAME_DNS, hostname, strlen(hostname));
-    gnutls_handshake_set_timeout(t, 0); /* the callers have limits of their own */
-    gnutls_transport_set_int(t, s->fd);
+        tls.server_name_set(t, GNUTLS_NAME_DNS, hostname, strlen(hostname));
+    tls.handshake_set_timeout(t, 0); /* the callers have limits of their own */
+    tls.transport_set_int2(t, s->fd, s->fd);
     return true;
 }
 
@@ -429,17 +499,17 @@ static bool verified(struct stream *s, GError **error)
 
     if (!c->x509 || !c->verify)
         return true;
-    int r = gnutls_certificate_verify_peers3(s->tls, s->hostname, &status);
+    int r = tls.certificate_verify_peers3(s->tls, s->hostname, &status);
     if (r < 0)
-        return fail(error, ERR_FAILED, "TLS: the peer's certificate: %s", gnutls_strerror(r));
+        return fail(error, ERR_FAILED, "TLS: the peer's certificate: %s", tls.strerror(r));
     if (!status)
         return true;
     gnutls_datum_t why = { 0 };
-    gnutls_certificate_verification_status_print(status, gnutls_certificate_type_get(s->tls),
-                                                 &why, 0);
+    tls.certificate_verification_status_print(status, tls.certificate_type_get(s->tls), &why,
+                                              0);
     fail(error, ERR_FAILED, "TLS: the peer's certificate is refused: %s",
          why.data ? g_strchomp((char *)why.data) : "");
-    gnutls_free(why.data);
+    (*tls.free)(why.data);
     return false;
 }
 
@@ -448,14 +518,14 @@ int stream_tls_step(struct stream *s, short *ret_events, GError **error)
     int r;
 
     do
-        r = gnutls_handshake(s->tls);
+        r = tls.handshake(s->tls);
     while (r == GNUTLS_E_INTERRUPTED || r == GNUTLS_E_WARNING_ALERT_RECEIVED);
     if (r == GNUTLS_E_AGAIN) {
-        *ret_events = gnutls_record_get_direction(s->tls) ? POLLOUT : POLLIN;
+        *ret_events = tls.record_get_direction(s->tls) ? POLLOUT : POLLIN;
         return 0;
     }
     if (r < 0) {
-        fail(error, ERR_FAILED, "TLS handshake failed: %s", gnutls_strerror(r));
+        fail(error, ERR_FAILED, "TLS handshake failed: %s", tls.strerror(r));
         return -1;
     }
     if (!verified(s, error))
@@ -469,7 +539,7 @@ ssize_t tls_recv(struct stream *s, void *to, size_t n)
     ssize_t r;
 
     do
-        r = gnutls_record_recv(s->tls, to, n);
+        r = tls.record_recv(s->tls, to, n);
     while (r == GNUTLS_E_INTERRUPTED);
     if (r == GNUTLS_E_PREMATURE_TERMINATION)
         return 0;
@@ -492,7 +562,7 @@ ssize_t tls_send(struct stream *s, const struct iovec *v, int n)
     if (!len && !s->tls_unsent)
         return 0;
     do
-        r = gnutls_record_send(s->tls, s->tls_unsent ? NULL : all, len);
+        r = tls.record_send(s->tls, s->tls_unsent ? NULL : all, len);
     while (r == GNUTLS_E_INTERRUPTED);
     s->tls_unsent = r == GNUTLS_E_AGAIN;
     return r >= 0 ? r : r == GNUTLS_E_AGAIN ? -EAGAIN : -EIO;
@@ -500,7 +570,7 @@ ssize_t tls_send(struct stream *s, const struct iovec *v, int n)
 
 bool stream_buffered(const struct stream *s)
 {
-    return s->tls && gnutls_record_check_pending(s->tls) > 0;
+    return s->tls && tls.record_check_pending(s->tls) > 0;
 }
 
 #else

@@ -13,9 +13,38 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/library.h"
 #include "base/log.h"
 #include "base/secret.h"
 #include "image/drivers.h"
+
+/* The library's functions; curl_load() finds them. */
+#define CURL_FUNCTIONS(X)                                                                      \
+    X(easy_cleanup)                                                                            \
+    X(easy_getinfo)                                                                            \
+    X(easy_init)                                                                               \
+    X(easy_perform)                                                                            \
+    X(easy_setopt)                                                                             \
+    X(easy_strerror)                                                                           \
+    X(global_init)
+static struct {
+#define X(f) __typeof__(curl_##f) *f;
+    CURL_FUNCTIONS(X)
+#undef X
+} lib;
+
+static bool curl_load(GError **error)
+{
+    static const char *const names[] = { "libcurl-gnutls.so.4", "libcurl.so.4", NULL };
+    static const struct library_symbol symbols[] = {
+#define X(f) { "curl_" #f, &lib.f },
+        CURL_FUNCTIONS(X)
+#undef X
+            { NULL, NULL },
+    };
+
+    return library_load("libcurl", names, symbols, error);
+}
 
 enum {
     HANDLES = 8,
@@ -72,35 +101,35 @@ static size_t on_data(char *p, size_t size, size_t count, void *opaque)
 /* A handle with all that does not change. NULL: libcurl cannot. */
 static CURL *new_curl(struct web *w, const char *schemes)
 {
-    CURL *c = curl_easy_init();
+    CURL *c = lib.easy_init();
 
     if (!c)
         return NULL;
-    curl_easy_setopt(c, CURLOPT_URL, w->url);
-    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(c, CURLOPT_FAILONERROR, 1L);
-    curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
-    curl_easy_setopt(c, CURLOPT_MAXREDIRS, (long)REDIRECTS);
-    curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)w->timeout);
-    curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, w->verify ? 1L : 0L);
-    curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, w->verify ? 2L : 0L);
+    lib.easy_setopt(c, CURLOPT_URL, w->url);
+    lib.easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    lib.easy_setopt(c, CURLOPT_FAILONERROR, 1L);
+    lib.easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
+    lib.easy_setopt(c, CURLOPT_MAXREDIRS, (long)REDIRECTS);
+    lib.easy_setopt(c, CURLOPT_TIMEOUT, (long)w->timeout);
+    lib.easy_setopt(c, CURLOPT_SSL_VERIFYPEER, w->verify ? 1L : 0L);
+    lib.easy_setopt(c, CURLOPT_SSL_VERIFYHOST, w->verify ? 2L : 0L);
     /* No file:, scp: or the like, wherever the server sends us. */
-    if (curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, schemes) ||
-        curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, schemes)) {
-        curl_easy_cleanup(c);
+    if (lib.easy_setopt(c, CURLOPT_PROTOCOLS_STR, schemes) ||
+        lib.easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, schemes)) {
+        lib.easy_cleanup(c);
         return NULL;
     }
     if (w->secret_cookie.p || w->cookie)
-        curl_easy_setopt(c, CURLOPT_COOKIE,
-                         w->secret_cookie.p ? (char *)w->secret_cookie.p : w->cookie);
+        lib.easy_setopt(c, CURLOPT_COOKIE,
+                        w->secret_cookie.p ? (char *)w->secret_cookie.p : w->cookie);
     if (w->username)
-        curl_easy_setopt(c, CURLOPT_USERNAME, w->username);
+        lib.easy_setopt(c, CURLOPT_USERNAME, w->username);
     if (w->password.p)
-        curl_easy_setopt(c, CURLOPT_PASSWORD, (char *)w->password.p);
+        lib.easy_setopt(c, CURLOPT_PASSWORD, (char *)w->password.p);
     if (w->proxy_username)
-        curl_easy_setopt(c, CURLOPT_PROXYUSERNAME, w->proxy_username);
+        lib.easy_setopt(c, CURLOPT_PROXYUSERNAME, w->proxy_username);
     if (w->proxy_password.p)
-        curl_easy_setopt(c, CURLOPT_PROXYPASSWORD, (char *)w->proxy_password.p);
+        lib.easy_setopt(c, CURLOPT_PROXYPASSWORD, (char *)w->proxy_password.p);
     return c;
 }
 
@@ -127,11 +156,11 @@ static int fetch(struct web *w, struct handle *h)
     h->len = 0;
     g_snprintf(range, sizeof range, "%" G_GUINT64_FORMAT "-%" G_GUINT64_FORMAT, h->at,
                h->at + h->want - 1);
-    curl_easy_setopt(h->curl, CURLOPT_RANGE, range);
-    curl_easy_setopt(h->curl, CURLOPT_WRITEFUNCTION, on_data);
-    curl_easy_setopt(h->curl, CURLOPT_WRITEDATA, h);
-    CURLcode r = curl_easy_perform(h->curl);
-    curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &code);
+    lib.easy_setopt(h->curl, CURLOPT_RANGE, range);
+    lib.easy_setopt(h->curl, CURLOPT_WRITEFUNCTION, on_data);
+    lib.easy_setopt(h->curl, CURLOPT_WRITEDATA, h);
+    CURLcode r = lib.easy_perform(h->curl);
+    lib.easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &code);
     bool whole = h->at == 0 && h->want == w->node.size;
     bool right = !is_http(&w->node) || code == 206 || (code == 200 && whole);
     if (!r && right && h->len == h->want)
@@ -143,7 +172,7 @@ static int fetch(struct web *w, struct handle *h)
     pthread_mutex_unlock(&w->lock);
     if (!told)
         log_warn("%s: reading: %s", w->node.filename,
-                 r ? curl_easy_strerror(r) : "the server sends something else");
+                 r ? lib.easy_strerror(r) : "the server sends something else");
     return r == CURLE_OPERATION_TIMEDOUT ? -ETIMEDOUT : -EIO;
 }
 
@@ -228,17 +257,17 @@ static bool look(struct web *w, GError **error)
 
     if (!c)
         return fail(error, ERR_FAILED, "CURL: libcurl cannot do %s", n->drv->name);
-    curl_easy_setopt(c, CURLOPT_NOBODY, 1L);
-    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(c, CURLOPT_HEADERDATA, w);
-    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_nothing);
-    CURLcode r = curl_easy_perform(c);
+    lib.easy_setopt(c, CURLOPT_NOBODY, 1L);
+    lib.easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
+    lib.easy_setopt(c, CURLOPT_HEADERDATA, w);
+    lib.easy_setopt(c, CURLOPT_WRITEFUNCTION, on_nothing);
+    CURLcode r = lib.easy_perform(c);
     if (!r)
-        r = curl_easy_getinfo(c, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &size);
-    curl_easy_cleanup(c);
+        r = lib.easy_getinfo(c, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &size);
+    lib.easy_cleanup(c);
     if (r)
         return fail(error, ERR_IO, "CURL: Error opening file '%s': %s", w->url,
-                    curl_easy_strerror(r));
+                    lib.easy_strerror(r));
     if (size < 0)
         return fail(error, ERR_FORMAT, "CURL: '%s': the server does not tell the size", w->url);
     if (is_http(n) && !w->ranges && size)
@@ -252,7 +281,7 @@ static void web_free(struct web *w)
 {
     for (u32 i = 0; i < HANDLES; i++) {
         if (w->handle[i].curl)
-            curl_easy_cleanup(w->handle[i].curl);
+            lib.easy_cleanup(w->handle[i].curl);
         g_free(w->handle[i].data);
     }
     pthread_mutex_destroy(&w->lock);
@@ -276,7 +305,7 @@ static bool take_secret(struct dict *o, const char *key, struct secret_bytes *re
 
 static void init(void)
 {
-    curl_global_init(CURL_GLOBAL_DEFAULT);
+    lib.global_init(CURL_GLOBAL_DEFAULT);
 }
 
 static bool web_open(struct node *n, struct dict *o, const struct open_how *how, GError **error)
@@ -285,6 +314,8 @@ static bool web_open(struct node *n, struct dict *o, const struct open_how *how,
     struct web *w = web_of(n);
     const char *url = dict_str(o, "url");
 
+    if (!curl_load(error))
+        return false;
     pthread_once(&once, init);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->free, NULL);
